@@ -24,7 +24,10 @@ pub struct TaskAssignment {
     pub image: PinnedImage,
     /// How to run it.
     pub container: ContainerSpec,
-    /// Ports to publish once started.
+    /// Ports to publish. A host port belongs to the service on that node, not to one container: it is bound once
+    /// the task is ready, and when a task of the same service already holds it, it is re-pointed to this one in
+    /// one step, so that a newer revision takes over without a refused connection. Readiness is therefore probed
+    /// on the container's own address. A port held by anybody else rejects the task, naming the holder.
     pub ports: Vec<PortMapping>,
     /// Limits.
     pub resources: Resources,
