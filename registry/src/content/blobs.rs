@@ -1,0 +1,73 @@
+//! Blobs: looking up, reading, mounting, deleting.
+
+use std::ops::Range;
+
+use oci::Digest;
+
+use super::{Content, ContentError};
+use crate::auth::{Delete, Pull, Push, RepositoryAccess};
+use crate::storage::BlobStream;
+
+/// A blob that the caller may read.
+#[derive(Debug)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+impl Content {
+    /// Looks up a blob that the repository links.
+    ///
+    /// # Errors
+    /// [`ContentError::BlobUnknown`] when it links none of that digest.
+    pub async fn blob(&self, access: &RepositoryAccess<Pull>, digest: &Digest) -> Result<Blob, ContentError> {
+        match self.db.blob_linked(access.repository(), digest).await? {
+            Some(size_bytes) => Ok(Blob {
+                digest: digest.clone(),
+                size_bytes,
+            }),
+            None => Err(ContentError::BlobUnknown(digest.clone())),
+        }
+    }
+
+    /// Streams a part of a blob.
+    ///
+    /// # Errors
+    /// When storage fails; a lost blob is a failure of storage, since the row says it exists.
+    pub async fn blob_read(&self, blob: &Blob, range: Range<u64>) -> Result<BlobStream, ContentError> {
+        Ok(self.blobs.read(&blob.digest, range).await?)
+    }
+
+    /// Links a blob of another repository that the caller may read; `false` when that one has none of that digest.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn blob_mount(
+        &self,
+        from: &RepositoryAccess<Pull>,
+        to: &RepositoryAccess<Push>,
+        digest: &Digest,
+    ) -> Result<bool, ContentError> {
+        Ok(self
+            .db
+            .blob_mount(from.repository(), to.repository(), digest)
+            .await?)
+    }
+
+    /// Removes a blob from a repository at once; its bytes stay for others.
+    ///
+    /// # Errors
+    /// [`ContentError::BlobUnknown`] when the repository links none of that digest.
+    pub async fn blob_delete(
+        &self,
+        access: &RepositoryAccess<Delete>,
+        digest: &Digest,
+    ) -> Result<(), ContentError> {
+        match self.db.blob_unlink(access.repository(), digest).await? {
+            true => Ok(()),
+            false => Err(ContentError::BlobUnknown(digest.clone())),
+        }
+    }
+}

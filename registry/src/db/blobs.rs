@@ -1,0 +1,112 @@
+//! Blobs and their links to repositories.
+
+use oci::{Digest, RepositoryName};
+
+use super::repositories::REPOSITORY_ENSURE;
+use super::{Db, DbError, now_ms, read, write};
+
+const LINK: &str = "INSERT INTO repository_blob (repository, digest, created_at_ms) VALUES ($1, $2, $3)
+    ON CONFLICT (repository, digest) DO NOTHING";
+
+impl Db {
+    /// The size of a blob if `repository` links it.
+    pub async fn blob_linked(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, DbError> {
+        const SQL: &str = "SELECT b.size_bytes FROM repository_blob r JOIN blob b ON b.digest = r.digest
+            WHERE r.repository = $1 AND r.digest = $2";
+        let row: Option<(i64,)> = read!(self, |pool| sqlx::query_as(SQL)
+            .bind(repository.as_str())
+            .bind(digest.as_str())
+            .fetch_optional(pool)
+            .await?);
+        Ok(row.map(|(size,)| size.unsigned_abs()))
+    }
+
+    /// Records a blob whose bytes are durable, links it to `repository`, and ends the upload that brought it, in
+    /// one transaction.
+    pub async fn blob_commit(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size_bytes: u64,
+        upload_id: Option<&str>,
+    ) -> Result<(), DbError> {
+        const BLOB: &str = "INSERT INTO blob (digest, size_bytes, created_at_ms) VALUES ($1, $2, $3)
+            ON CONFLICT (digest) DO NOTHING";
+        let now = now_ms();
+        let size = i64::try_from(size_bytes).unwrap_or(i64::MAX);
+        write!(self, |tx| {
+            sqlx::query(REPOSITORY_ENSURE)
+                .bind(repository.as_str())
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(BLOB)
+                .bind(digest.as_str())
+                .bind(size)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(LINK)
+                .bind(repository.as_str())
+                .bind(digest.as_str())
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+            if let Some(id) = upload_id {
+                sqlx::query("DELETE FROM upload WHERE id = $1")
+                    .bind(id)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        });
+        Ok(())
+    }
+
+    /// Links a blob of `from` to `to`; `false` when `from` does not link it.
+    pub async fn blob_mount(
+        &self,
+        from: &RepositoryName,
+        to: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, DbError> {
+        const SQL: &str = "SELECT COUNT(*) FROM repository_blob WHERE repository = $1 AND digest = $2";
+        let now = now_ms();
+        Ok(write!(self, |tx| {
+            let (count,): (i64,) = sqlx::query_as(SQL)
+                .bind(from.as_str())
+                .bind(digest.as_str())
+                .fetch_one(&mut *tx)
+                .await?;
+            if count > 0 {
+                sqlx::query(REPOSITORY_ENSURE)
+                    .bind(to.as_str())
+                    .bind(now)
+                    .execute(&mut *tx)
+                    .await?;
+                sqlx::query(LINK)
+                    .bind(to.as_str())
+                    .bind(digest.as_str())
+                    .bind(now)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            count > 0
+        }))
+    }
+
+    /// Removes the link; `false` when there was none. The bytes stay for other repositories.
+    pub async fn blob_unlink(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, DbError> {
+        const SQL: &str = "DELETE FROM repository_blob WHERE repository = $1 AND digest = $2";
+        let done = write!(self, |tx| sqlx::query(SQL)
+            .bind(repository.as_str())
+            .bind(digest.as_str())
+            .execute(&mut *tx)
+            .await?
+            .rows_affected());
+        Ok(done > 0)
+    }
+}
