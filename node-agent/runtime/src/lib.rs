@@ -5,7 +5,13 @@
 //! `seccomp`), how a container comes to be (`command`, `process`, `rootfs`, `cgroup`), who watches it
 //! (`shim`), and the system calls underneath (`sys`).
 
+pub mod bundle;
+pub mod capabilities;
+pub mod cgroup;
+pub mod clock;
+pub mod container;
 pub mod defaults;
 pub mod failure;
 pub mod seccomp;
 pub mod shim;
+pub mod sys;

@@ -1,0 +1,156 @@
+//! From a bundle's capability names to the kernel's five sets. runtime-spec `config.md`, Linux Process.
+
+use nix::sys::prctl;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+use crate::failure::{Context, Result};
+use crate::sys::credentials::{self, Sets};
+
+const STEP: &str = "capabilities";
+
+/// The five sets as masks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Masks {
+    bounding: u64,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    ambient: u64,
+}
+
+impl Masks {
+    /// The masks a bundle asks for; a set that is absent is empty.
+    pub fn of(wanted: &LinuxCapabilities) -> Self {
+        let mask =
+            |set: &Option<Capabilities>| set.iter().flatten().fold(0, |all, cap| all | 1 << number(*cap));
+        Self {
+            bounding: mask(wanted.bounding()),
+            effective: mask(wanted.effective()),
+            permitted: mask(wanted.permitted()),
+            inheritable: mask(wanted.inheritable()),
+            ambient: mask(wanted.ambient()),
+        }
+    }
+
+    /// Drops from the bounding set what is not wanted. First, while CAP_SETPCAP is still held.
+    ///
+    /// # Errors
+    /// Without CAP_SETPCAP.
+    pub fn bound(&self) -> Result<()> {
+        for number in 0..64 {
+            match credentials::is_bounded(number) {
+                None => break,
+                Some(true) if self.bounding & 1 << number == 0 => {
+                    credentials::drop_bounding(number).step(STEP, || format!("drop capability {number}"))?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the other four. What this process does not hold itself cannot be granted and is left out, as
+    /// runtime-spec asks.
+    ///
+    /// # Errors
+    /// When the kernel refuses a set.
+    pub fn apply(&self) -> Result<()> {
+        let held = credentials::sets()
+            .step(STEP, || "read the capability sets")?
+            .permitted;
+        let permitted = self.permitted & held;
+        let inheritable = self.inheritable & held;
+        let sets = Sets {
+            effective: self.effective & permitted,
+            permitted,
+            inheritable,
+        };
+        credentials::set(sets).step(STEP, || "set the capability sets")?;
+        credentials::clear_ambient().step(STEP, || "clear the ambient set")?;
+        for number in (0..64).filter(|number| self.ambient & permitted & inheritable & 1 << number != 0) {
+            credentials::raise_ambient(number).step(STEP, || format!("raise ambient capability {number}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes everything permitted effective again, which leaving uid 0 takes away.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn regain() -> Result<()> {
+    let sets = credentials::sets().step(STEP, || "read the capability sets")?;
+    credentials::set(Sets {
+        effective: sets.permitted,
+        ..sets
+    })
+    .step(STEP, || "set the effective set")
+}
+
+/// Keeps the permitted set across a change of user id, or stops keeping it.
+///
+/// # Errors
+/// When the secure bits forbid it.
+pub fn keep(is_kept: bool) -> Result<()> {
+    prctl::set_keepcaps(is_kept).step(STEP, || "keep capabilities across setuid")
+}
+
+fn number(capability: Capability) -> u32 {
+    match capability {
+        Capability::Chown => 0,
+        Capability::DacOverride => 1,
+        Capability::DacReadSearch => 2,
+        Capability::Fowner => 3,
+        Capability::Fsetid => 4,
+        Capability::Kill => 5,
+        Capability::Setgid => 6,
+        Capability::Setuid => 7,
+        Capability::Setpcap => 8,
+        Capability::LinuxImmutable => 9,
+        Capability::NetBindService => 10,
+        Capability::NetBroadcast => 11,
+        Capability::NetAdmin => 12,
+        Capability::NetRaw => 13,
+        Capability::IpcLock => 14,
+        Capability::IpcOwner => 15,
+        Capability::SysModule => 16,
+        Capability::SysRawio => 17,
+        Capability::SysChroot => 18,
+        Capability::SysPtrace => 19,
+        Capability::SysPacct => 20,
+        Capability::SysAdmin => 21,
+        Capability::SysBoot => 22,
+        Capability::SysNice => 23,
+        Capability::SysResource => 24,
+        Capability::SysTime => 25,
+        Capability::SysTtyConfig => 26,
+        Capability::Mknod => 27,
+        Capability::Lease => 28,
+        Capability::AuditWrite => 29,
+        Capability::AuditControl => 30,
+        Capability::Setfcap => 31,
+        Capability::MacOverride => 32,
+        Capability::MacAdmin => 33,
+        Capability::Syslog => 34,
+        Capability::WakeAlarm => 35,
+        Capability::BlockSuspend => 36,
+        Capability::AuditRead => 37,
+        Capability::Perfmon => 38,
+        Capability::Bpf => 39,
+        Capability::CheckpointRestore => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::defaults;
+
+    #[test]
+    fn the_default_sets_have_the_well_known_mask() {
+        let masks = Masks::of(&defaults::capabilities());
+        assert_eq!(masks.bounding, 0xa804_25fb);
+        assert_eq!(masks.inheritable, 0);
+        assert_eq!(masks.ambient, 0);
+    }
+}
