@@ -9,19 +9,14 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use oci::Digest;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Content, ContentError};
 use crate::auth::{Push, RepositoryAccess};
-use crate::db::now_ms;
-use crate::storage::{UploadWriter, Written};
+use crate::storage::{StorageError, UploadWriter, Written};
 
-/// How long an upload may rest before it is ended.
-const UPLOAD_LIFE_MS: i64 = 24 * 60 * 60 * 1000;
-/// How often abandoned uploads are looked for.
-const EXPIRY_PERIOD: Duration = Duration::from_secs(60 * 60);
+/// How long a client may be silent in the middle of a body.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// The bytes of a request, with the length that it announced.
 pub struct UploadBody {
@@ -104,7 +99,8 @@ impl Content {
     /// is kept).
     ///
     /// # Cancel safety
-    /// A dropped call leaves the upload at the offset acknowledged before.
+    /// Not cancel safe: what is still queued for the disk would meet the next chunk. Callers run it in a task of
+    /// the server, as [`Self::upload_finish`].
     pub async fn upload_append(
         &self,
         access: &RepositoryAccess<Push>,
@@ -192,26 +188,6 @@ impl Content {
         Ok(self.blobs.upload_discard(id).await?)
     }
 
-    /// Ends uploads that nobody has touched for a day, now and every hour, until `stopping`.
-    pub fn start_expiry(&self, tasks: &TaskTracker, stopping: CancellationToken) {
-        let content = self.clone();
-        tasks.spawn(async move {
-            let mut hours = tokio::time::interval(EXPIRY_PERIOD);
-            loop {
-                // Both arms are cancel safe: a tick that is not taken comes again.
-                tokio::select! {
-                    _ = hours.tick() => {}
-                    () = stopping.cancelled() => return,
-                }
-                match content.upload_expire(now_ms() - UPLOAD_LIFE_MS).await {
-                    Ok(0) => {}
-                    Ok(count) => tracing::info!(count, "ended {count} abandoned uploads"),
-                    Err(error) => tracing::warn!(%error, "cannot end abandoned uploads"),
-                }
-            }
-        });
-    }
-
     /// Ends uploads that nobody has touched since `before_ms`; returns how many.
     ///
     /// # Errors
@@ -239,12 +215,23 @@ impl Content {
         {
             return Err(ContentError::UploadOffset { start, offset });
         }
-        let mut writer = self.blobs.upload_open(id, offset).await?;
+        let mut writer = match self.blobs.upload_open(id, offset).await {
+            Ok(writer) => writer,
+            Err(StorageError::UploadLost(path)) => {
+                // Nothing can go on from here, and the client can begin anew.
+                tracing::warn!(upload_id = id, path = %path.display(), "upload {id} has lost its bytes and ends");
+                self.discard(id).await?;
+                return Err(ContentError::UploadUnknown(id.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut actual = 0;
         // Small frames are gathered, so that each hop to the writing thread carries a fair piece.
         let mut pieces = gather(&mut body.bytes);
         let outcome = loop {
-            match pieces.try_next().await {
+            // A client that has gone silent must not keep others from going on with the upload.
+            let next = tokio::time::timeout(SILENCE, pieces.try_next()).await;
+            match next.unwrap_or(Err(())) {
                 Ok(Some(piece)) => {
                     actual += piece.len() as u64;
                     if let Some(expected) = body.length

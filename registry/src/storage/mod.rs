@@ -47,6 +47,10 @@ pub enum StorageError {
     /// The database says that there is a blob but its bytes are missing.
     #[error("the bytes of {0} are missing from storage")]
     Missing(Digest),
+    /// An upload's file is gone or shorter than what was acknowledged: the process died between the rename of a
+    /// finished upload and its row.
+    #[error("the bytes of the upload {0} are missing from storage")]
+    UploadLost(PathBuf),
 }
 
 impl StorageError {
@@ -149,7 +153,7 @@ impl BlobStore {
     /// acknowledged. Bytes before it are hashed again.
     ///
     /// # Errors
-    /// When storage fails, or the upload is shorter than `offset`.
+    /// When storage fails; [`StorageError::UploadLost`] when the upload is shorter than `offset`.
     pub async fn upload_open(&self, id: &str, offset: u64) -> Result<UploadWriter, StorageError> {
         let path = self.root.join(keys::upload(id));
         writer::open(self.root.clone(), path, offset).await
@@ -255,6 +259,7 @@ mod tests {
     async fn an_upload_shorter_than_its_offset_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let store = BlobStore::open(directory.path()).unwrap();
-        assert!(store.upload_open("u", 1).await.is_err());
+        let lost = store.upload_open("u", 1).await;
+        assert!(matches!(lost, Err(StorageError::UploadLost(_))));
     }
 }

@@ -192,11 +192,17 @@ impl Job {
     fn open(path: PathBuf, offset: u64) -> Result<Self, StorageError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(offset == 0);
-        let mut file = options.open(&path).map_err(at("open", &path))?;
+        let mut file = match options.open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && offset > 0 => {
+                return Err(StorageError::UploadLost(path));
+            }
+            Err(error) => return Err(at("open", &path)(error)),
+        };
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let hashed = hash(&mut file, &mut hasher, offset).map_err(at("read", &path))?;
         if hashed < offset {
-            return Err(at("resume", &path)(io::ErrorKind::UnexpectedEof.into()));
+            return Err(StorageError::UploadLost(path));
         }
         file.set_len(offset).map_err(at("truncate", &path))?;
         file.seek(SeekFrom::Start(offset)).map_err(at("seek in", &path))?;

@@ -133,7 +133,7 @@ mod tests {
             ),
             (
                 format!("/v2/a/referrers/{digest}"),
-                Route::Referrers(name("a"), digest.clone()),
+                Route::Referrers(name("a"), digest),
             ),
         ] {
             assert_eq!(Route::parse(&path), Ok(route), "{path}");

@@ -1,5 +1,7 @@
 //! Uploads over HTTP (distribution-spec, Pushing blobs; end-4a to end-6, end-11, end-13).
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
@@ -83,6 +85,23 @@ fn announced(call: &Call, body: Body) -> Result<UploadBody, OciError> {
     })
 }
 
+/// Runs `work` as a task of the server. A client that leaves drops the future of its request wherever that waits;
+/// the bytes that came must be acknowledged all the same, and no rename may stay without its row.
+async fn detached<T: Send + 'static>(
+    call: &Call,
+    work: impl Future<Output = Result<T, ContentError>> + Send + 'static,
+) -> Result<T, ContentError> {
+    call.app
+        .tasks
+        .spawn(work)
+        .await
+        .unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is ending, and the client will not read this.
+            Err(_) => Err(ContentError::UploadCut(0)),
+        })
+}
+
 /// Errors of an upload that goes on tell where it stands, since clients recover from that.
 async fn recoverable(
     call: &Call,
@@ -121,10 +140,11 @@ pub async fn start(call: Call, body: Body, name: &RepositoryName) -> Result<Resp
     let id = call.app.content.upload_start(&access).await?;
     if let Some(digest) = whole {
         let body = announced(&call, body)?;
-        call.app
-            .content
-            .upload_finish(&access, &id, &digest, body)
-            .await?;
+        let (content, wanted) = (call.app.content.clone(), digest.clone());
+        detached(&call, async move {
+            content.upload_finish(&access, &id, &wanted, body).await
+        })
+        .await?;
         return Ok(created(name, &digest));
     }
     Ok(progress(StatusCode::ACCEPTED, name, &id, 0))
@@ -139,9 +159,14 @@ pub async fn status(call: Call, name: &RepositoryName, id: &str) -> Result<Respo
 
 /// PATCH: the next chunk.
 pub async fn append(call: Call, body: Body, name: &RepositoryName, id: &str) -> Result<Response, OciError> {
-    let access = call.change::<Push>(name).await?;
+    let access = Arc::new(call.change::<Push>(name).await?);
     let body = announced(&call, body)?;
-    match call.app.content.upload_append(&access, id, body).await {
+    let (content, proof, upload) = (call.app.content.clone(), access.clone(), id.to_owned());
+    match detached(&call, async move {
+        content.upload_append(&proof, &upload, body).await
+    })
+    .await
+    {
         Ok(offset) => Ok(progress(StatusCode::ACCEPTED, name, id, offset)),
         Err(error) => Err(recoverable(&call, &access, id, error).await),
     }
@@ -149,10 +174,20 @@ pub async fn append(call: Call, body: Body, name: &RepositoryName, id: &str) -> 
 
 /// PUT: the last chunk, if any, and the digest.
 pub async fn finish(call: Call, body: Body, name: &RepositoryName, id: &str) -> Result<Response, OciError> {
-    let access = call.change::<Push>(name).await?;
+    let access = Arc::new(call.change::<Push>(name).await?);
     let digest = digest(&call)?;
     let body = announced(&call, body)?;
-    match call.app.content.upload_finish(&access, id, &digest, body).await {
+    let (content, proof, upload, wanted) = (
+        call.app.content.clone(),
+        access.clone(),
+        id.to_owned(),
+        digest.clone(),
+    );
+    match detached(&call, async move {
+        content.upload_finish(&proof, &upload, &wanted, body).await
+    })
+    .await
+    {
         Ok(()) => Ok(created(name, &digest)),
         Err(error) => Err(recoverable(&call, &access, id, error).await),
     }
