@@ -111,6 +111,11 @@ impl Content {
         }
     }
 
+    /// Tags that move from now on. A receiver that falls behind is told so, and looks into the database then.
+    pub fn tag_moves(&self) -> broadcast::Receiver<TagMoved> {
+        self.events.subscribe()
+    }
+
     async fn require_repository(&self, repository: &RepositoryName) -> Result<(), ContentError> {
         if self.db.repository_exists(repository).await? {
             Ok(())

@@ -6,6 +6,8 @@
 
 mod accounts;
 mod blobs;
+#[cfg(test)]
+mod contract;
 mod fleet;
 mod manifests;
 mod repositories;

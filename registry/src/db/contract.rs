@@ -1,0 +1,246 @@
+//! The promises of the database layer, kept by SQLite always and by PostgreSQL where `PIERHEAD_TEST_POSTGRES` names
+//! a database, each run in a schema of its own.
+
+use oci::{Digest, RepositoryName, Tag};
+
+use super::{AccountRow, Db, NewManifest, Pools, now_ms};
+
+fn repository(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn tag(text: &str) -> Tag {
+    text.parse().unwrap()
+}
+
+fn manifest<'a>(
+    digest: &'a Digest,
+    body: &'a [u8],
+    children: &'a [Digest],
+    tags: &'a [Tag],
+) -> NewManifest<'a> {
+    NewManifest {
+        digest,
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        body,
+        subject: None,
+        artifact_type: Some("application/x"),
+        annotations: "{\"k\":\"v\"}",
+        children,
+        tags,
+    }
+}
+
+async fn accounts_are_replaced_by_name(db: &Db) {
+    assert!(!db.account_exists().await.unwrap());
+    let mut row = AccountRow {
+        name: "a".to_owned(),
+        password_hash: "one".to_owned(),
+        is_admin: true,
+    };
+    db.account_put(&row).await.unwrap();
+    row.password_hash = "two".to_owned();
+    db.account_put(&row).await.unwrap();
+    let read = db.account_get("a").await.unwrap().unwrap();
+    assert_eq!((read.password_hash.as_str(), read.is_admin), ("two", true));
+    assert!(db.account_get("A").await.unwrap().is_none());
+}
+
+async fn blobs_are_seen_only_where_they_are_linked(db: &Db) {
+    let (here, there) = (repository("blobs/here"), repository("blobs/there"));
+    let digest = Digest::sha256(b"blob");
+    let size = 5_000_000_000;
+    db.upload_create("u-1", &here).await.unwrap();
+    for _ in 0..2 {
+        db.blob_commit(&here, &digest, size, Some("u-1")).await.unwrap();
+    }
+    assert!(db.upload_get(&here, "u-1").await.unwrap().is_none());
+    assert_eq!(db.blob_linked(&here, &digest).await.unwrap(), Some(size));
+    assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), None);
+    assert!(
+        !db.blob_mount(&there, &repository("blobs/third"), &digest)
+            .await
+            .unwrap()
+    );
+    assert!(db.blob_mount(&here, &there, &digest).await.unwrap());
+    assert!(db.blob_unlink(&here, &digest).await.unwrap());
+    assert!(!db.blob_unlink(&here, &digest).await.unwrap());
+    assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), Some(size));
+}
+
+async fn uploads_belong_to_their_repository(db: &Db) {
+    let (mine, other) = (repository("uploads/mine"), repository("uploads/other"));
+    db.upload_create("u-2", &mine).await.unwrap();
+    db.upload_advance("u-2", 7).await.unwrap();
+    assert_eq!(
+        db.upload_get(&mine, "u-2").await.unwrap().unwrap().offset_bytes,
+        7
+    );
+    assert!(db.upload_get(&other, "u-2").await.unwrap().is_none());
+    assert!(
+        !db.upload_stale(now_ms() - 60_000)
+            .await
+            .unwrap()
+            .contains(&"u-2".to_owned())
+    );
+    assert!(
+        db.upload_stale(now_ms() + 60_000)
+            .await
+            .unwrap()
+            .contains(&"u-2".to_owned())
+    );
+    assert!(db.upload_delete("u-2").await.unwrap());
+    assert!(!db.upload_delete("u-2").await.unwrap());
+}
+
+async fn tags_move_and_go_with_their_manifest(db: &Db) {
+    let name = repository("tags");
+    let (one, two) = (Digest::sha256(b"one"), Digest::sha256(b"two"));
+    let latest = [tag("latest")];
+    db.manifest_put(&name, &manifest(&one, b"one", &[], &latest))
+        .await
+        .unwrap();
+    db.manifest_put(
+        &name,
+        &manifest(&two, b"two", std::slice::from_ref(&one), &latest),
+    )
+    .await
+    .unwrap();
+    db.manifest_put(
+        &name,
+        &manifest(&two, b"two", std::slice::from_ref(&one), &latest),
+    )
+    .await
+    .unwrap();
+    let read = db.manifest_by_tag(&name, &latest[0]).await.unwrap().unwrap();
+    assert_eq!(
+        (read.digest.as_str(), read.body.as_slice()),
+        (two.as_str(), b"two".as_slice())
+    );
+    assert!(db.manifest_by_digest(&name, &one).await.unwrap().is_some());
+    assert!(db.manifest_delete(&name, &two).await.unwrap());
+    assert!(!db.manifest_delete(&name, &two).await.unwrap());
+    assert!(db.tag_get(&name, &latest[0]).await.unwrap().is_none());
+    assert!(db.manifest_exists(&name, &one).await.unwrap());
+}
+
+async fn tags_are_listed_bytewise_after_any_text(db: &Db) {
+    let name = repository("listing");
+    let digest = Digest::sha256(b"listing");
+    let tags = ["b", "B", "a", "_", "1", "a-b", "a.b"].map(tag);
+    db.manifest_put(&name, &manifest(&digest, b"listing", &[], &tags))
+        .await
+        .unwrap();
+    let names = async |after: &str, limit| {
+        let rows = db.tag_list(&name, after, limit).await.unwrap();
+        rows.into_iter().map(|row| row.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("", 100).await, ["1", "B", "_", "a", "a-b", "a.b", "b"]);
+    assert_eq!(names("a", 2).await, ["a-b", "a.b"]);
+    assert_eq!(names("Z", 1).await, ["_"]);
+    assert!(names("", 0).await.is_empty());
+    assert!(db.tag_delete(&name, &tag("B")).await.unwrap());
+    assert!(!db.tag_delete(&name, &tag("B")).await.unwrap());
+}
+
+async fn referrers_are_found_by_subject(db: &Db) {
+    let name = repository("referrers");
+    let (digest, subject) = (Digest::sha256(b"signature"), Digest::sha256(b"absent"));
+    let row = NewManifest {
+        subject: Some(&subject),
+        ..manifest(&digest, b"signature", &[], &[])
+    };
+    db.manifest_put(&name, &row).await.unwrap();
+    let found = db.manifest_referrers(&name, &subject).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].digest.as_str(), found[0].size_bytes),
+        (digest.as_str(), 9)
+    );
+    assert!(
+        db.manifest_referrers(&repository("tags"), &subject)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+async fn repositories_are_listed_bytewise(db: &Db) {
+    let listed = db.repository_list("", 100).await.unwrap();
+    let mut sorted = listed.clone();
+    sorted.sort();
+    assert_eq!(listed, sorted);
+    assert!(listed.contains(&repository("tags")));
+    assert!(db.repository_exists(&repository("tags")).await.unwrap());
+    assert!(!db.repository_exists(&repository("nowhere")).await.unwrap());
+}
+
+async fn cached_tags_remember_when_they_were_checked(db: &Db) {
+    let (name, tag) = (repository("up/stream"), tag("t"));
+    assert!(db.upstream_tag_checked(&name, &tag).await.unwrap().is_none());
+    let before = now_ms();
+    for _ in 0..2 {
+        db.upstream_tag_touch(&name, &tag).await.unwrap();
+    }
+    assert!(db.upstream_tag_checked(&name, &tag).await.unwrap().unwrap() >= before);
+}
+
+async fn keeps_its_promises(db: &Db) {
+    accounts_are_replaced_by_name(db).await;
+    blobs_are_seen_only_where_they_are_linked(db).await;
+    uploads_belong_to_their_repository(db).await;
+    tags_move_and_go_with_their_manifest(db).await;
+    tags_are_listed_bytewise_after_any_text(db).await;
+    referrers_are_found_by_subject(db).await;
+    repositories_are_listed_bytewise(db).await;
+    cached_tags_remember_when_they_were_checked(db).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_promises_also_when_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("test.db").display());
+    let db = Db::connect(&url).await.unwrap();
+    keeps_its_promises(&db).await;
+    db.close().await;
+    let db = Db::connect(&url).await.unwrap();
+    assert!(db.account_exists().await.unwrap());
+    db.close().await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_the_promises() {
+    let Ok(url) = std::env::var("PIERHEAD_TEST_POSTGRES") else {
+        eprintln!("not run: PIERHEAD_TEST_POSTGRES names no database");
+        return;
+    };
+    let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let outer = Db::connect_postgres_pool(&url).await;
+    let Pools::Postgres(pool) = &outer.pools else {
+        unreachable!("it is a PostgreSQL pool")
+    };
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}")))
+        .execute(pool)
+        .await
+        .unwrap();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let db = Db::connect(&format!("{url}{separator}options=-csearch_path%3D{schema}"))
+        .await
+        .unwrap();
+    keeps_its_promises(&db).await;
+    db.close().await;
+    sqlx::query(sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE")))
+        .execute(pool)
+        .await
+        .unwrap();
+    outer.close().await;
+}
+
+impl Db {
+    /// A pool without the schema of the product, to make and drop schemas with.
+    async fn connect_postgres_pool(url: &str) -> Self {
+        Self {
+            pools: Pools::Postgres(sqlx::postgres::PgPool::connect(url).await.unwrap()),
+        }
+    }
+}
