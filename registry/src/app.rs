@@ -1,5 +1,6 @@
 //! Everything that is built once and shared by requests and jobs.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +65,12 @@ pub struct AppState {
 /// When a directory, the database or the signing key cannot be opened.
 pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
     let data = &config.data;
-    std::fs::create_dir_all(data).with_context(|| format!("create the data directory {}", data.display()))?;
+    // Keys and password hashes are for nobody else to read.
+    let mut directory = std::fs::DirBuilder::new();
+    directory.recursive(true).mode(0o700);
+    directory
+        .create(data)
+        .with_context(|| format!("create the data directory {}", data.display()))?;
     let db = Db::connect(&config.database).await.context("open the database")?;
     let blobs = BlobStore::open(&config.storage).context("open the blob storage")?;
     let auth = Auth::open(db.clone(), data, config.is_open)?;

@@ -236,6 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_known_by_its_own_key_for_a_short_time() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        let foreign =
+            BASE64_URL_SAFE_NO_PAD.encode(Ed25519KeyPair::generate().unwrap().public_key().as_ref());
+        let signing = EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref());
+        let sign = |issuer: &str, audience: &str, life: u64| {
+            let mut header = Header::new(Algorithm::EdDSA);
+            header.kid = Some("n1".to_owned());
+            let claims = serde_json::json!({
+                "iss": issuer, "aud": audience, "sub": "n1", "exp": now_seconds() + life,
+            });
+            jsonwebtoken::encode(&header, &claims, &signing).unwrap()
+        };
+        let good = sign(NODE_ISSUER, ISSUER, 120);
+        assert_eq!(node_id(&good).as_deref(), Some("n1"));
+        assert!(verify_node(&good, "n1", &public).is_ok());
+        assert!(verify_node(&good, "n2", &public).is_err());
+        assert!(verify_node(&good, "n1", &foreign).is_err());
+        assert!(verify_node(&sign(NODE_ISSUER, "other", 120), "n1", &public).is_err());
+        assert!(matches!(
+            verify_node(&sign(NODE_ISSUER, ISSUER, 3600), "n1", &public),
+            Err(TokenError::TooLong)
+        ));
+        assert_eq!(node_id(&sign(ISSUER, ISSUER, 120)), None);
+        assert_eq!(node_id("nonsense"), None);
+    }
+
+    #[test]
     fn the_key_is_kept_and_private() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
