@@ -1,0 +1,171 @@
+//! A container from creation to removal, as commands and shim both need it. runtime-spec `runtime.md`.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_spec::runtime::ContainerState;
+
+use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
+use crate::clock;
+use crate::container::{self, ContainerId, Directory, Record};
+use crate::failure::{Failure, Result};
+use crate::process::{gate, parent};
+use crate::sys::process::{pidfd_open, pidfd_signal};
+
+/// Where state lives unless told otherwise.
+pub const DEFAULT_ROOT: &str = "/run/pierhead/runtime";
+
+/// A container that exists.
+#[derive(Debug)]
+pub struct Container {
+    /// Its directory.
+    pub directory: Directory,
+    /// Its record.
+    pub record: Record,
+}
+
+/// Creates a container; `stdio` are its standard streams, those of this process where absent.
+///
+/// # Errors
+/// With the step that failed; directory, cgroup and processes are gone then.
+pub fn create(
+    root: &Path,
+    id: &ContainerId,
+    bundle: &Path,
+    stdio: &[Option<OwnedFd>; 3],
+) -> Result<(Container, OwnedFd)> {
+    let bundle = Bundle::load(bundle)?;
+    if bundle.process()?.terminal() == Some(true) {
+        return Err(Failure::new("bundle", "process.terminal is not supported").advise("set it to false"));
+    }
+    let directory = Directory::new(root, id);
+    directory.create()?;
+    let made = create_in(&directory, id, bundle, stdio);
+    if made.is_err() {
+        // The first failure is the one to tell; what remains of the directory is found by `delete --force`.
+        drop(directory.remove());
+    }
+    made
+}
+
+fn create_in(
+    directory: &Directory,
+    id: &ContainerId,
+    bundle: Bundle,
+    stdio: &[Option<OwnedFd>; 3],
+) -> Result<(Container, OwnedFd)> {
+    let linux = bundle.spec.linux().as_ref();
+    let asked = linux.and_then(|linux| linux.cgroups_path().clone());
+    let path = asked.unwrap_or_else(|| PathBuf::from("/pierhead").join(id.as_str()));
+    let cgroup = Cgroup::create(&path, linux.and_then(|linux| linux.resources().as_ref()))?;
+    let made = (|| {
+        let gate = gate::make(directory)?;
+        let created = parent::create(&bundle, &cgroup, &gate, stdio)?;
+        let record = Record {
+            id: id.as_str().to_owned(),
+            bundle: bundle.path.clone(),
+            init: container::identify(created.pid)?,
+            created: clock::now(),
+            annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+            cgroup: cgroup.clone(),
+        };
+        directory.save(&record)?;
+        Ok((
+            Container {
+                directory: directory.clone(),
+                record,
+            },
+            created.pidfd,
+        ))
+    })();
+    made.map_err(|failure: Failure| {
+        let cleaned = cgroup
+            .kill_all(Duration::from_secs(2))
+            .and_then(|()| cgroup.remove());
+        match cleaned {
+            Ok(()) => failure,
+            Err(more) => failure.advise(&format!("cleaning up failed too: {more}")),
+        }
+    })
+}
+
+impl Container {
+    /// Finds an existing container.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub fn find(root: &Path, id: &ContainerId) -> Result<Self> {
+        let directory = Directory::new(root, id);
+        let record = directory.load()?;
+        Ok(Self { directory, record })
+    }
+
+    /// Where it is in its life.
+    pub fn status(&self) -> ContainerState {
+        self.directory.status(&self.record)
+    }
+
+    /// Lets init execute the program.
+    ///
+    /// # Errors
+    /// When it is not in the created state or the program cannot be executed.
+    pub fn start(&self) -> Result<()> {
+        match self.status() {
+            ContainerState::Created => gate::open_gate(&self.directory),
+            other => Err(Failure::new(
+                "start",
+                format!("container {} is {other}, not created", self.record.id),
+            )),
+        }
+    }
+
+    /// Sends a signal to init, or to every process of the container.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, signal: i32, is_all: bool) -> Result<()> {
+        use crate::failure::Context;
+        if is_all {
+            for pid in self.record.cgroup.processes() {
+                // A process may have ended since it was listed.
+                if let Ok(pidfd) = pidfd_open(pid) {
+                    drop(pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), signal));
+                }
+            }
+            return Ok(());
+        }
+        let gone = || Failure::new("kill", format!("container {} is not running", self.record.id));
+        let pidfd = pidfd_open(self.record.init.pid).map_err(|_| gone())?;
+        // Checked after the descriptor was taken, so a reused number is noticed.
+        if !container::is_alive(&self.record.init) {
+            return Err(gone());
+        }
+        pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), signal)
+            .step("kill", || format!("send signal {signal}"))
+    }
+
+    /// Removes the container: what still runs in it, its cgroup, its record. Goes on after a failure.
+    ///
+    /// # Errors
+    /// With everything that could not be removed.
+    pub fn remove(&self) -> Result<()> {
+        let cgroup = &self.record.cgroup;
+        let steps = [
+            cgroup.kill_all(Duration::from_secs(5)),
+            cgroup.remove(),
+            self.directory.remove(),
+        ];
+        let failures: Vec<String> = steps
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|failure| failure.to_string())
+            .collect();
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::new("delete", failures.join("; ")))
+        }
+    }
+}

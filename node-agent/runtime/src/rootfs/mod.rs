@@ -1,0 +1,155 @@
+//! The container's file system: mounts, devices, masks, and the change of root.
+//!
+//! Every path of the image is resolved once, beneath a descriptor of the root, with the kernel refusing to
+//! leave it (`openat2`, RESOLVE_IN_ROOT); what was opened is then used by descriptor. Runs in init, inside
+//! the new mount namespace. runtime-spec `config.md`, Mounts, and `config-linux.md`.
+
+mod beneath;
+mod devices;
+mod mounts;
+mod options;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::{fchdir, pivot_root};
+
+use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
+use crate::failure::{Context, Failure, Result};
+use crate::sys::mount as kernel;
+
+/// Builds the file system of `bundle` and returns its root, not yet entered.
+///
+/// # Errors
+/// With the mount, device or path that failed.
+pub fn build(bundle: &Bundle, cgroup: &Cgroup) -> Result<OwnedFd> {
+    let linux = bundle.spec.linux().as_ref();
+    // Before anything else, so that nothing mounted here ever shows on the host.
+    let propagation = match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
+        None | Some("" | "rslave" | "slave") => MsFlags::MS_SLAVE,
+        Some("rprivate" | "private") => MsFlags::MS_PRIVATE,
+        Some(other) => {
+            return Err(
+                Failure::new("rootfs", format!("rootfsPropagation {other} is not supported"))
+                    .advise("use private or slave"),
+            );
+        }
+    };
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        propagation | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .step("rootfs", || "change the propagation of /")?;
+
+    // A root must be a mount, so the directory becomes one on top of itself.
+    let under = open_path(&bundle.rootfs)?;
+    let root = kernel::clone_tree(&bundle.rootfs, true)
+        .step("rootfs", || format!("clone {}", bundle.rootfs.display()))?;
+    kernel::attach(root.as_fd(), under.as_fd()).step("rootfs", || "attach the root")?;
+
+    for entry in bundle.spec.mounts().iter().flatten() {
+        mounts::add(root.as_fd(), entry, bundle, cgroup)?;
+    }
+    let asked = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or(&[]);
+    devices::make(root.as_fd(), asked)?;
+    beneath::make_directory(root.as_fd(), bundle.process()?.cwd())?;
+    for path in linux
+        .and_then(|linux| linux.readonly_paths().as_deref())
+        .unwrap_or(&[])
+    {
+        make_readonly(root.as_fd(), Path::new(path))?;
+    }
+    for path in linux
+        .and_then(|linux| linux.masked_paths().as_deref())
+        .unwrap_or(&[])
+    {
+        mask(root.as_fd(), Path::new(path))?;
+    }
+    if bundle.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+        kernel::set_attributes(root.as_fd(), kernel::MOUNT_ATTR_RDONLY, 0, 0, false)
+            .step("rootfs", || "make the root read-only")?;
+    }
+    Ok(root)
+}
+
+/// Makes `root` the root of this mount namespace and lets go of the old one.
+///
+/// # Errors
+/// When the kernel refuses, as on a host whose root is a ramfs.
+pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
+    fchdir(root).step("pivot_root", || "enter the root")?;
+    pivot_root(".", ".").step("pivot_root", || "change the root")?;
+    // The old root now lies on top of the new one at the same place; this uncovers the new one.
+    umount2(".", MntFlags::MNT_DETACH).step("pivot_root", || "detach the old root")?;
+    nix::unistd::chdir("/").step("pivot_root", || "enter the new root")
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).step("rootfs", || format!("open {}", path.display()))
+}
+
+fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let Some(target) = beneath::find(root, path)? else {
+        return Ok(());
+    };
+    check_procfs(target.as_fd(), path)?;
+    let tried = || format!("make {} read-only", path.display());
+    let tree = kernel::clone_tree_at(target.as_fd(), true).step("readonly", tried)?;
+    kernel::set_attributes(tree.as_fd(), kernel::MOUNT_ATTR_RDONLY, 0, 0, true).step("readonly", tried)?;
+    kernel::attach(tree.as_fd(), target.as_fd()).step("readonly", tried)
+}
+
+fn mask(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let Some(target) = beneath::find(root, path)? else {
+        return Ok(());
+    };
+    check_procfs(target.as_fd(), path)?;
+    let tried = || format!("mask {}", path.display());
+    let status = fstat(&target).step("mask", tried)?;
+    let cover = if status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+        kernel::new_filesystem(
+            "tmpfs",
+            "tmpfs",
+            &["size=0".to_owned(), "nr_inodes=1".to_owned()],
+            kernel::MOUNT_ATTR_RDONLY,
+        )
+    } else {
+        // The host's null device, verified by number on the very descriptor that is mounted from: the
+        // image's own /dev/null could be anything (CVE-2025-31133).
+        let null = open_path(Path::new("/dev/null"))?;
+        let device = fstat(&null).step("mask", tried)?.st_rdev;
+        if device != nix::sys::stat::makedev(1, 3) {
+            return Err(Failure::new(
+                "mask",
+                "/dev/null of the host is not the null device",
+            ));
+        }
+        kernel::clone_tree_at(null.as_fd(), false)
+    };
+    kernel::attach(cover.step("mask", tried)?.as_fd(), target.as_fd()).step("mask", tried)
+}
+
+/// A path below /proc must lie on procfs: an image or a racing container may have put something else there
+/// (CVE-2025-52881).
+fn check_procfs(target: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    if !path.starts_with("/proc") {
+        return Ok(());
+    }
+    let status = fstatfs(target).step("mask", || format!("look at {}", path.display()))?;
+    if status.filesystem_type() == PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "mask",
+        format!("{} does not lie on procfs", path.display()),
+    ))
+}
