@@ -155,6 +155,15 @@ pub fn generate() -> Result<String, PasswordError> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn unknown_names_cost_a_whole_verification() {
+        let outcome = Argon2::default().verify_password(b"whatever", NOBODY);
+        assert!(
+            matches!(outcome, Err(argon2::password_hash::Error::PasswordInvalid)),
+            "{outcome:?}"
+        );
+    }
+
     #[tokio::test]
     async fn only_the_right_password_is_good() {
         let passwords = Passwords::new();
