@@ -1,8 +1,9 @@
 //! From a bundle's capability names to the kernel's five sets. runtime-spec `config.md`, Linux Process.
 
 use nix::sys::prctl;
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 
+use crate::cgroup::Cgroup;
 use crate::failure::{Context, Result};
 use crate::sys::credentials::{self, Sets};
 
@@ -95,6 +96,32 @@ pub fn keep(is_kept: bool) -> Result<()> {
     prctl::set_keepcaps(is_kept).step(STEP, || "keep capabilities across setuid")
 }
 
+/// Takes the making of device nodes away from `process` where nothing guards the use of devices: on a host
+/// without a devices controller a node of its own making would open any disk.
+pub fn withhold_mknod(process: &mut Process, cgroup: &Cgroup) {
+    let is_guarded = cgroup
+        .directories
+        .iter()
+        .any(|directory| directory.has("devices"));
+    let Some(mut sets) = process.capabilities().clone().filter(|_| !is_guarded) else {
+        return;
+    };
+    let without = |set: &Option<Capabilities>| {
+        set.clone().map(|mut set| {
+            set.remove(&Capability::Mknod);
+            set
+        })
+    };
+    let (bounding, effective) = (without(sets.bounding()), without(sets.effective()));
+    let (permitted, inheritable) = (without(sets.permitted()), without(sets.inheritable()));
+    let ambient = without(sets.ambient());
+    sets.set_bounding(bounding)
+        .set_effective(effective)
+        .set_permitted(permitted);
+    sets.set_inheritable(inheritable).set_ambient(ambient);
+    process.set_capabilities(Some(sets));
+}
+
 fn number(capability: Capability) -> u32 {
     match capability {
         Capability::Chown => 0,
@@ -152,5 +179,15 @@ mod tests {
         assert_eq!(masks.bounding, 0xa804_25fb);
         assert_eq!(masks.inheritable, 0);
         assert_eq!(masks.ambient, 0);
+    }
+
+    #[test]
+    fn without_a_devices_controller_nobody_makes_nodes() {
+        let mut process = Process::default();
+        process.set_capabilities(Some(defaults::capabilities()));
+        withhold_mknod(&mut process, &Cgroup::default());
+        let left = Masks::of(process.capabilities().as_ref().expect("has sets"));
+        assert_eq!(left.bounding, 0xa004_25fb);
+        assert_eq!(left.effective, 0xa004_25fb);
     }
 }

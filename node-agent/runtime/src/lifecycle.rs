@@ -7,6 +7,7 @@ use std::time::Duration;
 use oci_spec::runtime::ContainerState;
 
 use crate::bundle::Bundle;
+use crate::capabilities;
 use crate::cgroup::Cgroup;
 use crate::clock;
 use crate::container::{self, ContainerId, Directory, Record};
@@ -53,13 +54,16 @@ pub fn create(
 fn create_in(
     directory: &Directory,
     id: &ContainerId,
-    bundle: Bundle,
+    mut bundle: Bundle,
     stdio: &[Option<OwnedFd>; 3],
 ) -> Result<(Container, OwnedFd)> {
     let linux = bundle.spec.linux().as_ref();
     let asked = linux.and_then(|linux| linux.cgroups_path().clone());
     let path = asked.unwrap_or_else(|| PathBuf::from("/pierhead").join(id.as_str()));
     let cgroup = Cgroup::create(&path, linux.and_then(|linux| linux.resources().as_ref()))?;
+    if let Some(process) = bundle.spec.process_mut() {
+        capabilities::withhold_mknod(process, &cgroup);
+    }
     let made = (|| {
         let gate = gate::make(directory)?;
         let created = parent::create(&bundle, &cgroup, &gate, stdio)?;

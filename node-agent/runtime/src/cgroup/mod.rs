@@ -287,7 +287,8 @@ impl Directory {
         fs::write(&path, value).step(STEP, || format!("write {value:?} to {}", path.display()))
     }
 
-    fn has(&self, controller: &str) -> bool {
+    /// Whether `controller` lives in this hierarchy.
+    pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|name| name == controller)
     }
 }

@@ -9,6 +9,7 @@ use super::Done;
 use super::arguments::{Arguments, Global, unknown};
 use super::create::{wait, write_pid_file};
 use crate::bundle::{self, Bundle};
+use crate::capabilities;
 use crate::failure::{Context, Failure};
 use crate::lifecycle::Container;
 use crate::process::exec::spawn;
@@ -39,7 +40,7 @@ pub(super) fn exec(global: &Global, mut arguments: Arguments) -> Done {
         ));
     }
     let bundle = Bundle::load(&container.record.bundle)?;
-    let process = match file {
+    let mut process: Process = match file {
         Some(file) => {
             let text = fs::read(&file).step("exec", || format!("read {}", file.display()))?;
             serde_json::from_slice(&text).step("exec", || format!("parse {}", file.display()))?
@@ -66,6 +67,7 @@ pub(super) fn exec(global: &Global, mut arguments: Arguments) -> Done {
         }
     };
     bundle::check_process(&process)?;
+    capabilities::withhold_mknod(&mut process, &container.record.cgroup);
     if process.terminal() == Some(true) {
         return Err(Failure::new("exec", "process.terminal is not supported").advise("set it to false"));
     }

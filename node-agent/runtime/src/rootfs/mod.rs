@@ -55,6 +55,17 @@ pub fn build(bundle: &Bundle, cgroup: &Cgroup) -> Result<OwnedFd> {
         .step("rootfs", || format!("clone {}", bundle.rootfs.display()))?;
     kernel::attach(root.as_fd(), under.as_fd()).step("rootfs", || "attach the root")?;
 
+    // Device nodes that came with the image open nothing; those of the container are on its own /dev.
+    let has_dev = bundle
+        .spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|entry| entry.destination() == Path::new("/dev"));
+    if has_dev {
+        kernel::set_attributes(root.as_fd(), kernel::MOUNT_ATTR_NODEV, 0, 0, false)
+            .step("rootfs", || "make the root nodev")?;
+    }
     for entry in bundle.spec.mounts().iter().flatten() {
         mounts::add(root.as_fd(), entry, bundle, cgroup)?;
     }

@@ -134,7 +134,7 @@ fn create(args: &[String]) -> Result<Shim> {
             pidfd,
             listener,
             log,
-            [(Stream::Out, output), (Stream::Err, error)],
+            [(Stream::Err, error), (Stream::Out, output)],
         )),
         Err(failure) => {
             container.remove()?;
