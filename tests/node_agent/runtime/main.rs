@@ -1,0 +1,9 @@
+//! Contract suite of the OCI runtime: every test drives the built binary on a root of one static busybox.
+//!
+//! Needs root and Debian's busybox-static. The binary is `$PIERHEAD_RUNTIME`, else the release build.
+
+mod container;
+mod escape;
+mod limits;
+mod shim;
+mod support;
