@@ -6,4 +6,5 @@ mod access;
 mod cache;
 mod clients;
 mod content;
+mod image_tool;
 mod uploads;
