@@ -136,7 +136,10 @@ impl Manifest {
             _ if is_ambiguous => return Err(ManifestError::Ambiguous),
             media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST => {
                 match (document.config, document.layers) {
-                    (Some(config), Some(layers)) => ManifestKind::Image { config: Box::new(config), layers },
+                    (Some(config), Some(layers)) => ManifestKind::Image {
+                        config: Box::new(config),
+                        layers,
+                    },
                     _ => return Err(ManifestError::MissingFields(media_type)),
                 }
             }
@@ -145,7 +148,10 @@ impl Manifest {
                 None => return Err(ManifestError::MissingFields(media_type)),
             },
             _ => match (document.config, document.layers, document.manifests) {
-                (Some(config), Some(layers), None) => ManifestKind::Image { config: Box::new(config), layers },
+                (Some(config), Some(layers), None) => ManifestKind::Image {
+                    config: Box::new(config),
+                    layers,
+                },
                 (None, None, Some(manifests)) => ManifestKind::Index { manifests },
                 _ => ManifestKind::Other,
             },
