@@ -1,5 +1,4 @@
 //! The README's tour: every command in a `sh` block, in order, against a fresh server.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Command;
 
