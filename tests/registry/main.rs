@@ -7,4 +7,5 @@ mod cache;
 mod clients;
 mod content;
 mod image_tool;
+mod quickstart;
 mod uploads;

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Process {
     child: Child,
     lines: Mutex<Receiver<String>>,
+    /// How long a line may take.
+    patience: Duration,
 }
 
 impl Process {
@@ -40,17 +42,41 @@ impl Process {
         Self {
             child,
             lines: Mutex::new(lines),
+            patience: Duration::from_secs(30),
         }
+    }
+
+    /// The same for a program that may take minutes until its first line.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_slow(command: Command) -> Self {
+        let mut process = Self::start(command);
+        process.patience = Duration::from_secs(600);
+        process
+    }
+
+    /// Sends `signal` to the whole process group, as a terminal does.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, signal: i32) {
+        succeed(
+            Command::new("kill")
+                .arg(format!("-{signal}"))
+                .arg("--")
+                .arg(format!("-{}", self.pid())),
+        );
     }
 
     /// Waits for a line of standard error that begins with `prefix`, and returns what follows it.
     ///
     /// # Panics
-    /// When it does not come within 30 s, printing what came instead.
+    /// When it does not come in time, printing what came instead.
     pub fn line_after(&self, prefix: &str) -> String {
         let mut seen = Vec::new();
         let lines = self.lines.lock().expect("no reader panicked");
-        while let Ok(line) = lines.recv_timeout(Duration::from_secs(30)) {
+        while let Ok(line) = lines.recv_timeout(self.patience) {
             if let Some(rest) = line.strip_prefix(prefix) {
                 return rest.to_owned();
             }
@@ -70,7 +96,12 @@ impl Process {
     }
 
     fn end(&mut self) {
-        // Both fail when it has ended already.
+        // Its children are of its group. All fail when it has ended already.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read};
+use std::io::{self, BufRead, BufReader, BufWriter, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -27,6 +27,16 @@ struct Entry {
     layers: Vec<String>,
 }
 
+#[derive(Debug, Deserialize)]
+struct Config {
+    rootfs: Rootfs,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rootfs {
+    diff_ids: Vec<Digest>,
+}
+
 /// Reads the one image of an archive into a layout: layers are compressed with gzip, and the manifest made for them is
 /// the same for the same archive.
 pub fn read(path: &Path, layout: &Layout) -> anyhow::Result<Descriptor> {
@@ -46,7 +56,19 @@ pub fn read(path: &Path, layout: &Layout) -> anyhow::Result<Descriptor> {
     let config = config.with_context(|| format!("the archive has no config {:?}", image.config))?;
     let config_digest = Digest::sha256(&config);
     layout.put(&config_digest, &config)?;
-    let layers = layers(path, &image.layers, layout)?;
+    let diff_ids = serde_json::from_slice::<Config>(&config)
+        .context("the archive's config")?
+        .rootfs
+        .diff_ids;
+    if diff_ids.len() != image.layers.len() {
+        bail!(
+            "the config lists {} layers and the archive {}",
+            diff_ids.len(),
+            image.layers.len()
+        );
+    }
+    let expected = image.layers.iter().map(String::as_str).zip(&diff_ids).collect();
+    let layers = layers(path, &expected, layout)?;
     let ordered: Vec<&Descriptor> = image
         .layers
         .iter()
@@ -96,19 +118,37 @@ fn small(path: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-fn layers(path: &Path, names: &[String], layout: &Layout) -> anyhow::Result<BTreeMap<String, Descriptor>> {
+fn layers(
+    path: &Path,
+    expected: &BTreeMap<&str, &Digest>,
+    layout: &Layout,
+) -> anyhow::Result<BTreeMap<String, Descriptor>> {
     let mut layers = BTreeMap::new();
     for entry in open(path)?.entries()? {
         let mut entry = entry.with_context(|| format!("read {}", path.display()))?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         // Older archives link equal layers to each other; those are rare enough to be refused as missing.
-        if !names.contains(&name) || entry.header().entry_type() != tar::EntryType::Regular {
+        let Some(diff_id) = expected.get(name.as_str()) else {
+            continue;
+        };
+        if entry.header().entry_type() != tar::EntryType::Regular {
             continue;
         }
         let file = layout.scratch()?;
         let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, file));
         let mut gzip = GzEncoder::new(hashing, Compression::default());
-        io::copy(&mut entry, &mut gzip).with_context(|| format!("compress layer {name}"))?;
+        // `docker save` writes plain layers, others compressed ones.
+        let mut source = BufReader::with_capacity(1 << 20, &mut entry);
+        let mut hashing = HashingWriter::new(&mut gzip);
+        let copied = match source.fill_buf()? {
+            [0x1f, 0x8b, ..] => io::copy(&mut GzDecoder::new(source), &mut hashing),
+            _ => io::copy(&mut source, &mut hashing),
+        };
+        copied.with_context(|| format!("compress layer {name}"))?;
+        let (_, actual, _) = hashing.finish();
+        if actual != **diff_id {
+            bail!("layer {name} unfolds to {actual}, but the config says {diff_id}");
+        }
         let (file, digest, size) = gzip.finish()?.finish();
         layout.keep(
             file.into_inner().map_err(io::IntoInnerError::into_error)?,

@@ -142,9 +142,9 @@ impl Auth {
             .parse()
             .map_err(|_| broken(format!("realm {:?}", challenge.realm)))?;
         // A registry must not send our password to a stranger.
-        if !is_same_site(&realm, base) {
+        if !is_same_site(&realm, base) || (base.scheme() == "https" && realm.scheme() != "https") {
             return Err(broken(format!(
-                "its token realm {realm} is on another site; credentials stay here"
+                "its token realm {realm} is on another site or not encrypted; credentials stay here"
             )));
         }
         let mut request = http.get(realm.clone()).query(&[("scope", scope)]);

@@ -5,6 +5,7 @@ mod pull;
 mod push;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use oci::{ErrorBody, RepositoryName};
@@ -13,6 +14,11 @@ use url::Url;
 
 pub use auth::{Credential, TokenSource};
 pub use pull::{BlobBody, FetchedManifest, ManifestHead};
+
+/// How long a registry may be silent: until an answer begins, and between two pieces of it.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long sending a blob may take, with the commit at its end.
+const PUSH: Duration = Duration::from_secs(3600);
 
 /// Why a request to a registry failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +30,12 @@ pub enum ClientError {
         host: String,
         /// Why.
         source: reqwest::Error,
+    },
+    /// An answer that does not begin, or does not go on.
+    #[error("{host} was silent for too long")]
+    Silent {
+        /// The registry.
+        host: String,
     },
     /// An answer that is an error.
     #[error("{host} answered {status}: {message}")]
@@ -65,7 +77,7 @@ impl ClientError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Transport { .. } => true,
+            Self::Transport { .. } | Self::Silent { .. } => true,
             Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
@@ -138,13 +150,15 @@ impl RegistryClient {
     ) -> Result<Response, ClientError> {
         let scope = format!("repository:{repository}:{actions}");
         let request = || build(self.http.request(method.clone(), url.clone()));
-        let header = self.auth.header(&scope).await?;
+        // What identifies us goes to the registry alone, wherever its answers point.
+        let is_ours = url.origin() == self.base.origin();
+        let header = self.auth.header(&scope).await?.filter(|_| is_ours);
         let first = match &header {
             Some(header) => request().header(http::header::AUTHORIZATION, header),
             None => request(),
         };
-        let response = first.send().await.map_err(|e| self.transport(e))?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let response = self.answer(&method, first).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || !is_ours {
             return Ok(response);
         }
         match self
@@ -152,12 +166,20 @@ impl RegistryClient {
             .answer(&self.http, &self.base, &response, &scope)
             .await?
         {
-            Some(header) => request()
-                .header(http::header::AUTHORIZATION, header)
-                .send()
-                .await
-                .map_err(|e| self.transport(e)),
+            Some(header) => {
+                self.answer(&method, request().header(http::header::AUTHORIZATION, header))
+                    .await
+            }
             None => Ok(response),
+        }
+    }
+
+    /// Sends a request and waits for its answer to begin.
+    async fn answer(&self, method: &Method, request: RequestBuilder) -> Result<Response, ClientError> {
+        let deadline = if *method == Method::PUT { PUSH } else { SILENCE };
+        match tokio::time::timeout(deadline, request.send()).await {
+            Ok(answer) => answer.map_err(|e| self.transport(e)),
+            Err(_) => Err(ClientError::Silent { host: self.host() }),
         }
     }
 

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use oci::manifest::MANIFEST_MAX_BYTES;
 use oci::{Digest, Reference, RepositoryName, media_type};
 use reqwest::{Method, Response};
 
-use super::{ClientError, RegistryClient};
+use super::{ClientError, RegistryClient, SILENCE};
 
 /// A manifest as it came, verified against its digest.
 #[derive(Clone, Debug)]
@@ -72,9 +72,9 @@ impl RegistryClient {
             .to_owned();
         let told = text(&response, "docker-content-digest").and_then(|d| d.parse::<Digest>().ok());
         let mut bytes = Vec::new();
-        let mut body = response.bytes_stream();
+        let mut body = self.pieces(response);
         while let Some(piece) = body.next().await {
-            bytes.extend_from_slice(&piece.map_err(|e| self.transport(e))?);
+            bytes.extend_from_slice(&piece?);
             if bytes.len() > MANIFEST_MAX_BYTES {
                 return Err(self.protocol(format!(
                     "manifest {reference} is larger than {MANIFEST_MAX_BYTES} bytes"
@@ -173,19 +173,29 @@ impl RegistryClient {
         }
         let length = response.content_length();
         let length = length.ok_or_else(|| self.protocol(format!("blob {digest} without Content-Length")))?;
-        let host = self.host();
-        let bytes = response
-            .bytes_stream()
-            .map(move |piece| {
-                piece.map_err(|source| ClientError::Transport {
-                    host: host.clone(),
-                    source,
-                })
-            })
-            .boxed();
+        let bytes = self.pieces(response);
         Ok(BlobBody {
             size_bytes: offset + length,
             bytes,
         })
+    }
+
+    /// The pieces of a body; one that does not go on ends with an error.
+    fn pieces(&self, response: Response) -> BoxStream<'static, Result<Bytes, ClientError>> {
+        let host = self.host();
+        let pieces = response.bytes_stream().boxed();
+        stream::unfold(Some(pieces), move |pieces| {
+            let host = host.clone();
+            async move {
+                let mut pieces = pieces?;
+                match tokio::time::timeout(SILENCE, pieces.next()).await {
+                    Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
+                    Ok(Some(Err(source))) => Some((Err(ClientError::Transport { host, source }), None)),
+                    Ok(None) => None,
+                    Err(_) => Some((Err(ClientError::Silent { host }), None)),
+                }
+            }
+        })
+        .boxed()
     }
 }

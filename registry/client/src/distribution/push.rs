@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+use futures::stream;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use oci::{Digest, Reference, RepositoryName};
@@ -31,24 +33,21 @@ impl RegistryClient {
         }
         let mut url = self.upload(repository).await?;
         url.query_pairs_mut().append_pair("digest", digest.as_str());
-        // Opened anew for each attempt, since the token flow may send twice.
-        let file = std::fs::File::open(path)?;
         let response = self
             .send(Method::PUT, url, repository, "pull,push", |request| {
-                let request = request
-                    .header(CONTENT_TYPE, "application/octet-stream")
-                    .header(CONTENT_LENGTH, size_bytes);
-                match file
-                    .try_clone()
-                    .and_then(|mut f| std::io::Seek::rewind(&mut f).map(|()| f))
-                {
+                // Opened anew for each attempt, since the token flow may send twice. A file that cannot be opened
+                // ends the body, and so the request, with its error.
+                let body = match std::fs::File::open(path) {
                     Ok(file) => {
-                        let stream =
-                            ReaderStream::with_capacity(tokio::fs::File::from_std(file), BLOCK_BYTES);
-                        request.body(Body::wrap_stream(stream))
+                        let file = tokio::fs::File::from_std(file);
+                        Body::wrap_stream(ReaderStream::with_capacity(file, BLOCK_BYTES))
                     }
-                    Err(_) => request,
-                }
+                    Err(error) => Body::wrap_stream(stream::iter([Err::<Bytes, _>(error)])),
+                };
+                request
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .header(CONTENT_LENGTH, size_bytes)
+                    .body(body)
             })
             .await?;
         self.succeed(response).await.map(drop)
