@@ -87,7 +87,49 @@ impl Bundle {
         if let Some(process) = self.spec.process() {
             check_process(process)?;
         }
-        Ok(())
+        self.check_supported()
+    }
+
+    /// Refuses what is not carried out here: a setting that is silently dropped may be one that someone relies on.
+    fn check_supported(&self) -> Result<()> {
+        let linux = self.spec.linux().as_ref();
+        let process = self.spec.process().as_ref();
+        let is_set = [
+            ("hooks", self.spec.hooks().is_some()),
+            (
+                "domainname",
+                self.spec
+                    .domainname()
+                    .as_deref()
+                    .is_some_and(|name| !name.is_empty()),
+            ),
+            (
+                "linux.personality",
+                linux.is_some_and(|l| l.personality().is_some()),
+            ),
+            (
+                "linux.timeOffsets",
+                linux.is_some_and(|l| {
+                    l.time_offsets()
+                        .as_ref()
+                        .is_some_and(|offsets| !offsets.is_empty())
+                }),
+            ),
+            (
+                "process.scheduler",
+                process.is_some_and(|p| p.scheduler().is_some()),
+            ),
+            (
+                "process.ioPriority",
+                process.is_some_and(|p| p.io_priority().is_some()),
+            ),
+        ];
+        match is_set.iter().find(|(_, is_set)| *is_set) {
+            Some((name, _)) => {
+                Err(Failure::new(STEP, format!("{name} is not supported")).advise("leave it out"))
+            }
+            None => Ok(()),
+        }
     }
 }
 

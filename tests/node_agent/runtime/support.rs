@@ -140,8 +140,5 @@ impl Drop for Bundle {
 }
 
 pub fn binary() -> PathBuf {
-    std::env::var_os("PIERHEAD_RUNTIME").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/pierhead-runtime"),
-        PathBuf::from,
-    )
+    std::env::var_os("PIERHEAD_RUNTIME").map_or_else(|| blackbox::binary("pierhead-runtime"), PathBuf::from)
 }
