@@ -83,9 +83,13 @@ impl BlobStore {
     /// # Errors
     /// When the directories cannot be created.
     pub fn open(root: &Path) -> Result<Self, StorageError> {
-        for directory in [keys::BLOBS, keys::UPLOADS] {
+        // All of them now, so that committing a blob makes an entry in a directory that is durable already.
+        for directory in keys::directories() {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).map_err(at("create", &path))?;
+        }
+        for directory in keys::parents() {
+            writer::sync_directory(&root.join(directory))?;
         }
         let root = root.canonicalize().map_err(at("open", root))?;
         let objects = LocalFileSystem::new_with_prefix(&root).map_err(|source| StorageError::Store {

@@ -164,17 +164,6 @@ impl Written {
             let Job { file, path, .. } = self.job;
             file.sync_all().map_err(at("sync", &path))?;
             let directory = target.parent().unwrap_or(&self.root);
-            if !directory.is_dir() {
-                std::fs::create_dir_all(directory).map_err(at("create", directory))?;
-                // New directories are entries of their parents, which must be durable too.
-                for ancestor in directory
-                    .ancestors()
-                    .skip(1)
-                    .take_while(|a| a.starts_with(&self.root))
-                {
-                    sync_directory(ancestor)?;
-                }
-            }
             std::fs::rename(&path, &target).map_err(at("rename", &path))?;
             sync_directory(directory)
         })
@@ -182,7 +171,8 @@ impl Written {
     }
 }
 
-fn sync_directory(path: &Path) -> Result<(), StorageError> {
+/// Makes the entries of a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StorageError> {
     File::open(path)
         .and_then(|d| d.sync_all())
         .map_err(at("sync", path))
