@@ -12,13 +12,13 @@ pub mod task;
 
 pub use deployment::{Deployment, DeploymentCause, DeploymentState};
 pub use error::ApiError;
-pub use log::{LogLine, LogQuery, LogStream};
+pub use log::{LogEvent, LogLine, LogQuery, LogStream};
 pub use node::{
-    BeatRequest, BeatResponse, DesiredState, DesiredStateError, JoinRequest, JoinResponse, JoinToken,
-    NodeFacts, NodeStatus, NodeSummary, ReportRequest, WatchEvent,
+    BeatRequest, BeatResponse, ClusterInfo, DesiredState, DesiredStateError, JoinRequest, JoinResponse,
+    JoinToken, NodeFacts, NodeStatus, NodeSummary, ReportRequest, WatchEvent,
 };
 pub use service::{
     ContainerSpec, DeployRequest, DeployResponse, PortMapping, Protocol, Resources, RestartPolicy,
-    ServiceName, ServiceSpec, ServiceSummary, Trigger,
+    RollbackRequest, ServiceName, ServiceSpec, ServiceSummary, Trigger,
 };
 pub use task::{DesiredTask, PinnedImage, TaskAssignment, TaskReport, TaskState, TaskSummary};

@@ -52,6 +52,15 @@ pub struct JoinToken {
     pub expires_at_ms: i64,
 }
 
+/// Answer to `GET /api/v1/cluster`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// The cluster, fixed for its life.
+    pub id: String,
+    /// Version of the server.
+    pub version: String,
+}
+
 /// What a machine is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

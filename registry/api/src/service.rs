@@ -102,6 +102,14 @@ pub struct DeployResponse {
     pub digest: Digest,
 }
 
+/// `POST /api/v1/services/{project}/{service}/rollback`, answered with a [`DeployResponse`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RollbackRequest {
+    /// Revision to go back to; the last good one before the current where `None`.
+    pub revision: Option<u64>,
+}
+
 /// A service as desired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
