@@ -42,7 +42,7 @@ impl NetworkConfig {
     ///
     /// # Errors
     /// When the bridge's name could not be an interface's.
-    pub(super) fn check(&self) -> Result<(), NetworkError> {
+    pub(crate) fn check(&self) -> Result<(), NetworkError> {
         let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if self.bridge.is_empty()
             || self.bridge.len() > LONGEST_INTERFACE_NAME

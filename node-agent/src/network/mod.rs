@@ -35,6 +35,8 @@ use std::time::Duration;
 
 use runtime::container::ContainerId;
 
+use crate::chain::Chain;
+
 use ledger::Ledger;
 use link::Links;
 use nft::Table;
@@ -408,19 +410,4 @@ async fn tracked<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
 
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
     result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-/// An error with its causes, for one log field.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(formatter, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

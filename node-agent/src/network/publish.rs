@@ -3,9 +3,11 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
+use crate::chain::Chain;
+
 use super::ledger::{Ledger, Publication};
 use super::proxy::Proxy;
-use super::{Chain, Holder, Inner, NetworkError, PortRequest, Protocol, PublishedPort, State};
+use super::{Holder, Inner, NetworkError, PortRequest, Protocol, PublishedPort, State};
 
 impl Inner {
     pub(super) fn publish(
