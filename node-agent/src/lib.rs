@@ -1,3 +1,9 @@
-//! The node daemon, in reading order: how containers are connected (`network`).
+//! The node daemon, in reading order: what it is told (`config`), what the machine is (`host`), how containers are
+//! connected (`network`), and how assigned tasks are kept alive (`fleet`).
 
+pub mod chain;
+pub mod config;
+mod durable;
+pub mod fleet;
+pub mod host;
 pub mod network;

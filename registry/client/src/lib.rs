@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// The HTTP client that both are made of.
 pub use reqwest::Client as HttpClient;
+/// Why one cannot be made.
+pub use reqwest::Error as HttpError;
 
 /// The HTTP client that both use: rustls, a bound on connecting and on dead peers.
 ///
