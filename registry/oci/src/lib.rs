@@ -10,6 +10,7 @@ pub mod error_code;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
+pub mod pattern;
 pub mod reference;
 
 pub use descriptor::{Descriptor, Platform};
@@ -17,4 +18,5 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use error_code::{ErrorBody, ErrorCode, ErrorEntry};
 pub use manifest::{Manifest, ManifestKind};
 pub use name::{RepositoryName, Tag};
+pub use pattern::RepositoryPattern;
 pub use reference::{ImageReference, Reference};
