@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Auth;
 use crate::auth::token::write_private;
 use crate::config::Config;
-use crate::content::Content;
+use crate::content::{Content, SparsePolicy};
 use crate::db::{Db, now_ms};
 use crate::storage::BlobStore;
 use crate::upstream::Upstreams;
@@ -93,7 +93,13 @@ pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
     };
     let tasks = TaskTracker::new();
     let stopping = CancellationToken::new();
-    let content = Content::new(db.clone(), blobs.clone(), broadcast::channel(EVENTS_MAX).0);
+    let sparse = SparsePolicy::new(config.sparse.clone());
+    let content = Content::new(
+        db.clone(),
+        blobs.clone(),
+        sparse,
+        broadcast::channel(EVENTS_MAX).0,
+    );
     let upstreams = Upstreams::new(
         &config.upstreams,
         &client::http().context("set up the HTTP client")?,

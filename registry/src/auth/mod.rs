@@ -306,6 +306,11 @@ impl Auth {
     pub async fn issue(&self, caller: &Caller, wanted: Vec<Grant>) -> Result<(String, u64), AuthError> {
         let mut granted = Vec::new();
         for mut grant in wanted {
+            if grant.is_catalog() {
+                // What is listed is decided for each repository.
+                granted.push(grant);
+                continue;
+            }
             let mut actions = Vec::new();
             for action in grant.actions {
                 if self.allows(caller, &grant.name, action).await? {
@@ -348,11 +353,23 @@ impl Auth {
         })
     }
 
+    /// Whether the catalog shows `repository` to `caller`: one whose token grants the catalog sees all that they could
+    /// pull from.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lists(&self, caller: &Caller, repository: &RepositoryName) -> Result<bool, AuthError> {
+        let is_catalog = caller.grants.iter().flatten().any(Grant::is_catalog);
+        if !is_catalog {
+            return self.allows(caller, repository.as_str(), Action::Pull).await;
+        }
+        let caller = Caller::of(caller.principal.clone());
+        self.allows(&caller, repository.as_str(), Action::Pull).await
+    }
+
     async fn allows(&self, caller: &Caller, repository: &str, action: Action) -> Result<bool, AuthError> {
         if let Some(grants) = &caller.grants {
-            return Ok(grants
-                .iter()
-                .any(|g| g.name == repository && g.actions.contains(&action)));
+            return Ok(grants.iter().any(|g| g.allows(repository, action)));
         }
         Ok(match &caller.principal {
             Principal::Anonymous => false,

@@ -25,16 +25,28 @@ impl Action {
     }
 }
 
-/// Actions on one repository: an entry of a token's `access` claim.
+/// Actions on one repository, or the right to list those that the caller may see: an entry of a token's `access` claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// Always `repository`.
+    /// `repository`; or `registry`, with the name `catalog`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The repository.
     pub name: String,
     /// What may be done.
     pub actions: Vec<Action>,
+}
+
+impl Grant {
+    /// Whether it lets the caller do `action` in `repository`.
+    pub fn allows(&self, repository: &str, action: Action) -> bool {
+        self.kind == "repository" && self.name == repository && self.actions.contains(&action)
+    }
+
+    /// Whether it lets the caller list repositories.
+    pub fn is_catalog(&self) -> bool {
+        self.kind == "registry"
+    }
 }
 
 /// Reads scopes as clients send them: several may stand in one value, separated by spaces. What is not understood
@@ -47,6 +59,13 @@ fn parse_one(scope: &str) -> Option<Grant> {
     // The name may contain a colon (a port), so it is what lies between the first and the last one.
     let (kind, rest) = scope.split_once(':')?;
     let (name, actions) = rest.rsplit_once(':')?;
+    if (kind, name) == ("registry", "catalog") && actions.split(',').any(|a| a == "*") {
+        return Some(Grant {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            actions: vec![Action::Pull],
+        });
+    }
     if kind != "repository" || name.is_empty() {
         return None;
     }
@@ -90,7 +109,14 @@ mod tests {
     #[test]
     fn what_is_not_understood_grants_nothing() {
         assert!(parse("").is_empty());
-        assert!(parse("registry:catalog:*").is_empty());
+        assert!(parse("registry:other:*").is_empty());
         assert!(parse("repository:a:fly")[0].actions.is_empty());
+    }
+
+    #[test]
+    fn the_catalog_is_no_repository() {
+        let grants = parse("registry:catalog:*");
+        assert!(grants[0].is_catalog() && !grants[0].allows("catalog", Action::Pull));
+        assert!(parse("repository:catalog:pull")[0].allows("catalog", Action::Pull));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use oci::RepositoryPattern;
 use serde::Deserialize;
 use url::Url;
 
@@ -55,6 +56,9 @@ pub struct Flags {
     /// File with the first admin's password; one is made and printed once where there is none.
     #[arg(long, env = "PIERHEAD_ADMIN_PASSWORD_FILE", value_name = "FILE")]
     pub admin_password_file: Option<PathBuf>,
+    /// Repositories that accept manifests naming content they do not hold; may be given several times.
+    #[arg(long, env = "PIERHEAD_SPARSE", value_name = "PATTERN", value_delimiter = ',')]
+    pub sparse: Vec<String>,
     /// No accounts: everyone may do everything. Only on loopback addresses.
     #[arg(long, env = "PIERHEAD_OPEN")]
     pub open: bool,
@@ -72,6 +76,7 @@ struct File {
     storage: Option<Url>,
     public_url: Option<Url>,
     admin_password_file: Option<PathBuf>,
+    sparse: Vec<String>,
     open: Option<bool>,
     open_to_everyone: Option<bool>,
     upstream: BTreeMap<String, UpstreamFile>,
@@ -119,6 +124,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// File with the first admin's password.
     pub admin_password_file: Option<PathBuf>,
+    /// Repositories that accept manifests naming content they do not hold, where nothing is set for them.
+    pub sparse: Vec<RepositoryPattern>,
     /// Whether everyone may do everything.
     pub is_open: bool,
     /// Upstream registries by the name that repositories of theirs begin with.
@@ -177,6 +184,17 @@ impl Config {
                  --open-to-everyone if that is meant"
             ));
         }
+        let sparse = match flags.sparse.is_empty() {
+            true => file.sparse,
+            false => flags.sparse,
+        };
+        let mut patterns = Vec::new();
+        for pattern in sparse {
+            match pattern.parse() {
+                Ok(pattern) => patterns.push(pattern),
+                Err(error) => wrong.push(format!("sparse: {error}")),
+            }
+        }
         let mut upstreams = BTreeMap::new();
         for (name, upstream) in file.upstream {
             match upstream.check(&name) {
@@ -196,6 +214,7 @@ impl Config {
             storage,
             public_url: flags.public_url.or(file.public_url),
             admin_password_file: flags.admin_password_file.or(file.admin_password_file),
+            sparse: patterns,
             is_open,
             upstreams,
         })

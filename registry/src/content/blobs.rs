@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use oci::Digest;
+use oci::{Digest, RepositoryName};
 
 use super::{Content, ContentError};
 use crate::auth::{Delete, Pull, Push, RepositoryAccess};
 use crate::storage::BlobStream;
 
 /// A blob that the caller may read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blob {
     /// Its digest.
     pub digest: Digest,
@@ -54,6 +54,19 @@ impl Content {
             .db
             .blob_mount(from.repository(), to.repository(), digest)
             .await?)
+    }
+
+    /// Up to `limit` repositories after `last` that hold a blob, in bytewise order; the caller filters what may be seen.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn blob_holders(
+        &self,
+        digest: &Digest,
+        last: &str,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, ContentError> {
+        Ok(self.db.blob_repositories(digest, last, limit as i64).await?)
     }
 
     /// Removes a blob from a repository at once; its bytes stay for others.

@@ -1,12 +1,15 @@
-//! Manifests, tags, referrers (distribution-spec, Pushing manifests; Content discovery; Listing referrers).
+//! Manifests and tags (distribution-spec, Pushing manifests; Listing tags; Content management).
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag, media_type};
+use oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, RepositoryPattern, Tag, media_type};
 
 use super::{Content, ContentError};
 use crate::app::TagMoved;
 use crate::auth::{Delete, Pull, Push, RepositoryAccess};
-use crate::db::{DbError, ManifestRow, NewManifest};
+use crate::db::{Condition, DbError, ManifestRow, NewManifest};
 
 /// A manifest as stored.
 #[derive(Debug)]
@@ -26,6 +29,34 @@ pub struct NewTag<'a> {
     pub reference: &'a Reference,
     /// Further tags, from the query.
     pub tags: Vec<Tag>,
+    /// What must hold of the reference for the push to happen.
+    pub condition: Condition,
+}
+
+/// A manifest that was pushed.
+#[derive(Debug)]
+pub struct Pushed {
+    /// Its digest.
+    pub digest: Digest,
+    /// What it is about.
+    pub subject: Option<Digest>,
+    /// How much of what it names the repository does not hold, where that is accepted.
+    pub missing: usize,
+}
+
+/// Where manifests may name content that the repository does not hold.
+#[derive(Clone, Debug)]
+pub struct SparsePolicy(Arc<[RepositoryPattern]>);
+
+impl SparsePolicy {
+    /// In repositories that fit one of `patterns`; what is set for one repository wins.
+    pub fn new(patterns: Vec<RepositoryPattern>) -> Self {
+        Self(patterns.into())
+    }
+
+    fn accepts(&self, repository: &RepositoryName) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(repository))
+    }
 }
 
 /// A page of a listing.
@@ -39,7 +70,7 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// From one entry more than asked for, if there are so many.
-    fn cut(mut entries: Vec<T>, limit: usize) -> Self {
+    pub(super) fn cut(mut entries: Vec<T>, limit: usize) -> Self {
         let has_more = entries.len() > limit;
         entries.truncate(limit);
         Self { entries, has_more }
@@ -82,10 +113,11 @@ impl Content {
         }
     }
 
-    /// Stores a manifest byte for byte and moves tags to it; returns its digest and what it is about.
+    /// Stores a manifest byte for byte and moves tags to it.
     ///
     /// # Errors
-    /// [`ContentError::ManifestInvalid`], [`ContentError::DigestMismatch`] against a digest in the path, or
+    /// [`ContentError::ManifestInvalid`], [`ContentError::DigestMismatch`] against a digest in the path,
+    /// [`ContentError::ConditionFailed`] when the reference does not name what it must, or
     /// [`ContentError::ManifestBlobUnknown`] for children that the repository does not hold. A subject need not
     /// exist, nor layers that are to be had elsewhere.
     pub async fn manifest_push(
@@ -94,12 +126,14 @@ impl Content {
         new: NewTag<'_>,
         content_type: &str,
         body: &[u8],
-    ) -> Result<(Digest, Option<Digest>), ContentError> {
+    ) -> Result<Pushed, ContentError> {
         let repository = access.repository();
         let mut tags = new.tags;
         let digest = match new.reference {
             Reference::Tag(tag) => {
-                tags.push(tag.clone());
+                // First, so that nothing is done for the others when its condition does not hold.
+                tags.retain(|other| other != tag);
+                tags.insert(0, tag.clone());
                 Digest::sha256(body)
             }
             Reference::Digest(expected) => {
@@ -114,10 +148,38 @@ impl Content {
             }
         };
         let manifest = Manifest::parse(content_type, body)?;
-        let children = self.require_children(repository, &manifest).await?;
-        self.manifest_store(repository, &digest, &manifest, body, &children, &tags)
+        let missing = self.require_children(repository, &manifest).await?;
+        let condition = (!new.condition.is_empty()).then_some((new.reference, &new.condition));
+        let is_stored = self
+            .manifest_write(repository, &digest, &manifest, body, &tags, condition)
             .await?;
-        Ok((digest, manifest.subject.map(|s| s.digest)))
+        if !is_stored {
+            return Err(self.condition_failed(repository, new.reference).await?);
+        }
+        Ok(Pushed {
+            digest,
+            subject: manifest.subject.map(|s| s.digest),
+            missing,
+        })
+    }
+
+    async fn condition_failed(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ContentError, ContentError> {
+        let named = match reference {
+            Reference::Tag(tag) => self.db.tag_get(repository, tag).await?,
+            Reference::Digest(digest) => self
+                .db
+                .manifest_exists(repository, digest)
+                .await?
+                .then(|| digest.to_string()),
+        };
+        Ok(ContentError::ConditionFailed {
+            reference: reference.clone(),
+            named: named.map(|d| DbError::parse("digest", &d)).transpose()?,
+        })
     }
 
     /// Stores a manifest whose children are known to be held or obtainable.
@@ -127,9 +189,23 @@ impl Content {
         digest: &Digest,
         manifest: &Manifest,
         body: &[u8],
-        children: &[Digest],
         tags: &[Tag],
     ) -> Result<(), ContentError> {
+        self.manifest_write(repository, digest, manifest, body, tags, None)
+            .await?;
+        Ok(())
+    }
+
+    async fn manifest_write(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        manifest: &Manifest,
+        body: &[u8],
+        tags: &[Tag],
+        condition: Option<(&Reference, &Condition)>,
+    ) -> Result<bool, ContentError> {
+        let children = distinct(manifest.children());
         // A map of texts is always JSON.
         let annotations = serde_json::to_string(&manifest.annotations).unwrap_or_else(|_| "{}".to_owned());
         let row = NewManifest {
@@ -139,10 +215,13 @@ impl Content {
             subject: manifest.subject.as_ref().map(|s| &s.digest),
             artifact_type: manifest.artifact_type.as_deref(),
             annotations: &annotations,
-            children,
+            children: &children,
             tags,
+            condition,
         };
-        self.db.manifest_put(repository, &row).await?;
+        if !self.db.manifest_put(repository, &row).await? {
+            return Ok(false);
+        }
         for tag in tags {
             let moved = TagMoved {
                 repository: repository.clone(),
@@ -152,50 +231,64 @@ impl Content {
             // Nobody need listen.
             let _ = self.events.send(moved);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// The children that must be held, after checking that they are. An entry of an index may be a manifest or a
-    /// blob: BuildKit pushes caches as an index of layers.
+    /// How many children are missing, which is an error unless the repository accepts it. An entry of an index may be
+    /// a manifest or a blob: BuildKit pushes caches as an index of layers. Kinds that we do not know may mean anything
+    /// by the same fields, so nothing is demanded of them.
     async fn require_children(
         &self,
         repository: &RepositoryName,
         manifest: &Manifest,
-    ) -> Result<Vec<Digest>, ContentError> {
+    ) -> Result<usize, ContentError> {
         let is_elsewhere =
             |d: &&Descriptor| media_type::is_foreign_layer(&d.media_type) && !d.urls.is_empty();
-        let mut held = Vec::new();
-        let mut missing = Vec::new();
-        for child in manifest.children().filter(|d| !is_elsewhere(d)) {
-            let is_held = self.db.blob_linked(repository, &child.digest).await?.is_some()
-                || self.db.manifest_exists(repository, &child.digest).await?;
-            let list = if is_held { &mut held } else { &mut missing };
-            list.push(child.digest.clone());
-        }
-        if missing.is_empty() {
-            Ok(held)
+        let mut missing = distinct(manifest.children().filter(|d| !is_elsewhere(d)));
+        let held = self.db.children_held(repository, &missing).await?;
+        missing.retain(|digest| !held.contains(digest.as_str()));
+        if missing.is_empty() || !manifest.is_known_kind() || self.accepts_sparse(repository).await? {
+            Ok(missing.len())
         } else {
             Err(ContentError::ManifestBlobUnknown(missing))
         }
     }
 
+    async fn accepts_sparse(&self, repository: &RepositoryName) -> Result<bool, ContentError> {
+        let setting = self.db.repository_setting_get(repository).await?;
+        Ok(setting
+            .accepts_sparse
+            .unwrap_or_else(|| self.sparse.accepts(repository)))
+    }
+
     /// Deletes a tag, or a manifest with all its tags.
     ///
     /// # Errors
-    /// [`ContentError::ManifestUnknown`] when there is none.
+    /// [`ContentError::ManifestUnknown`] when there is none, [`ContentError::RepositoryUnknown`] when there is no such
+    /// repository, [`ContentError::ConditionFailed`] when there is one and it is not what it must be.
     pub async fn manifest_delete(
         &self,
         access: &RepositoryAccess<Delete>,
         reference: &Reference,
+        condition: &Condition,
     ) -> Result<(), ContentError> {
+        let repository = access.repository();
         let done = match reference {
-            Reference::Tag(tag) => self.db.tag_delete(access.repository(), tag).await?,
-            Reference::Digest(digest) => self.db.manifest_delete(access.repository(), digest).await?,
+            Reference::Tag(tag) => self.db.tag_delete(repository, tag, condition).await?,
+            // What a digest names cannot change, so it can be judged before.
+            Reference::Digest(digest) => {
+                condition.holds(Some(digest)) && self.db.manifest_delete(repository, digest).await?
+            }
         };
         if done {
-            Ok(())
-        } else {
-            Err(ContentError::ManifestUnknown(reference.to_string()))
+            return Ok(());
+        }
+        match self.condition_failed(repository, reference).await? {
+            ContentError::ConditionFailed { named: None, .. } => {
+                self.require_repository(repository).await?;
+                Err(ContentError::ManifestUnknown(reference.to_string()))
+            }
+            failed => Err(failed),
         }
     }
 
@@ -227,30 +320,14 @@ impl Content {
             limit,
         ))
     }
+}
 
-    /// Descriptors of the manifests about `subject`, those of `artifact_type` if given. An unknown subject has
-    /// none.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn referrers(
-        &self,
-        access: &RepositoryAccess<Pull>,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Descriptor>, ContentError> {
-        let rows = self.db.manifest_referrers(access.repository(), subject).await?;
-        let wanted = rows
-            .into_iter()
-            .filter(|r| artifact_type.is_none() || r.artifact_type.as_deref() == artifact_type);
-        wanted
-            .map(|row| {
-                let digest = DbError::parse("digest", &row.digest)?;
-                let mut descriptor = Descriptor::new(row.media_type, digest, row.size_bytes.unsigned_abs());
-                descriptor.artifact_type = row.artifact_type;
-                descriptor.annotations = serde_json::from_str(&row.annotations).unwrap_or_default();
-                Ok(descriptor)
-            })
-            .collect()
-    }
+/// Each digest once, in the order of their first mention.
+fn distinct<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Vec<Digest> {
+    let mut seen = HashSet::new();
+    descriptors
+        .map(|d| &d.digest)
+        .filter(|digest| seen.insert(*digest))
+        .cloned()
+        .collect()
 }

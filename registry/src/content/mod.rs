@@ -5,13 +5,14 @@
 
 mod blobs;
 mod manifests;
+mod referrers;
 mod uploads;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use oci::manifest::ManifestError;
-use oci::{Digest, RepositoryName};
+use oci::{Digest, Reference, RepositoryName};
 use tokio::sync::broadcast;
 
 use crate::app::TagMoved;
@@ -19,7 +20,8 @@ use crate::db::{Db, DbError};
 use crate::storage::{BlobStore, StorageError};
 
 pub use blobs::Blob;
-pub use manifests::{NewTag, Page, StoredManifest};
+pub use manifests::{NewTag, Page, Pushed, SparsePolicy, StoredManifest};
+pub use referrers::ReferrersPage;
 pub use uploads::UploadBody;
 
 /// Why a request about content fails.
@@ -73,6 +75,16 @@ pub enum ContentError {
     /// A manifest that names what the repository does not hold.
     #[error("the manifest names content that is not in this repository: {}; push it first", list(.0))]
     ManifestBlobUnknown(Vec<Digest>),
+    /// The reference does not name what the client made its change depend on.
+    #[error(
+        "{reference} does not name what If-Match or If-None-Match asks for; read it again and decide anew"
+    )]
+    ConditionFailed {
+        /// What was to change.
+        reference: Reference,
+        /// What it names, if anything.
+        named: Option<Digest>,
+    },
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -96,17 +108,19 @@ pub struct Content {
     blobs: BlobStore,
     /// Uploads being written to by this process.
     writing: Arc<Mutex<HashSet<String>>>,
+    sparse: SparsePolicy,
     /// Told of every tag after it has moved.
     events: broadcast::Sender<TagMoved>,
 }
 
 impl Content {
     /// Content over `db` and `blobs`; `events` is told of every tag after it has moved.
-    pub fn new(db: Db, blobs: BlobStore, events: broadcast::Sender<TagMoved>) -> Self {
+    pub fn new(db: Db, blobs: BlobStore, sparse: SparsePolicy, events: broadcast::Sender<TagMoved>) -> Self {
         Self {
             db,
             blobs,
             writing: Arc::default(),
+            sparse,
             events,
         }
     }

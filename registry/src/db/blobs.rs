@@ -98,6 +98,26 @@ impl Db {
         }))
     }
 
+    /// Up to `limit` repositories after `after` that link `digest`, in bytewise order.
+    pub async fn blob_repositories(
+        &self,
+        digest: &Digest,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<RepositoryName>, DbError> {
+        const SQL: &str = "SELECT repository FROM repository_blob WHERE digest = $1 AND repository > $2
+            ORDER BY repository LIMIT $3";
+        let rows: Vec<(String,)> = read!(self, |pool| sqlx::query_as(SQL)
+            .bind(digest.as_str())
+            .bind(after)
+            .bind(limit)
+            .fetch_all(pool)
+            .await?);
+        rows.iter()
+            .map(|(name,)| DbError::parse("repository name", name))
+            .collect()
+    }
+
     /// Removes the link; `false` when there was none. The bytes stay for other repositories.
     pub async fn blob_unlink(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, DbError> {
         const SQL: &str = "DELETE FROM repository_blob WHERE repository = $1 AND digest = $2";

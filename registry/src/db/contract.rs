@@ -1,9 +1,11 @@
 //! The promises of the database layer, kept by SQLite always and by PostgreSQL where `PIERHEAD_TEST_POSTGRES` names
 //! a database, each run in a schema of its own.
 
-use oci::{Digest, RepositoryName, Tag};
+use oci::{Digest, Reference, RepositoryName, Tag, media_type};
 
-use super::{AccountRow, Db, NewManifest, Pools, now_ms};
+use super::{
+    AccountRow, Condition, Db, Named, NewManifest, Pools, ReferrerQuery, RepositorySettingRow, now_ms,
+};
 
 fn repository(text: &str) -> RepositoryName {
     text.parse().unwrap()
@@ -28,6 +30,7 @@ fn manifest<'a>(
         annotations: "{\"k\":\"v\"}",
         children,
         tags,
+        condition: None,
     }
 }
 
@@ -139,29 +142,151 @@ async fn tags_are_listed_bytewise_after_any_text(db: &Db) {
     assert_eq!(names("a", 2).await, ["a-b", "a.b"]);
     assert_eq!(names("Z", 1).await, ["_"]);
     assert!(names("", 0).await.is_empty());
-    assert!(db.tag_delete(&name, &tag("B")).await.unwrap());
-    assert!(!db.tag_delete(&name, &tag("B")).await.unwrap());
+    let always = Condition::default();
+    assert!(db.tag_delete(&name, &tag("B"), &always).await.unwrap());
+    assert!(!db.tag_delete(&name, &tag("B"), &always).await.unwrap());
+}
+
+async fn conditions_decide_in_one_statement(db: &Db) {
+    let name = repository("conditions");
+    let (one, two) = (Digest::sha256(b"c1"), Digest::of(oci::Algorithm::Sha512, b"c2"));
+    let (tags, reference) = ([tag("t")], Reference::Tag(tag("t")));
+    let put = async |digest: &Digest, reference: &Reference, condition: Condition| {
+        let new = NewManifest {
+            condition: Some((reference, &condition)),
+            ..manifest(digest, b"c", &[], &tags)
+        };
+        db.manifest_put(&name, &new).await.unwrap()
+    };
+    let is = |named| Condition {
+        is: Some(named),
+        is_not: None,
+    };
+    let is_not = |named| Condition {
+        is: None,
+        is_not: Some(named),
+    };
+    let digests = |list: &[&Digest]| Named::OneOf(list.iter().map(|&d| d.clone()).collect());
+    assert!(!put(&one, &reference, is(Named::Anything)).await);
+    assert!(
+        !db.manifest_exists(&name, &one).await.unwrap(),
+        "nothing is stored"
+    );
+    assert!(put(&one, &reference, is_not(Named::Anything)).await);
+    assert!(!put(&two, &reference, is_not(Named::Anything)).await);
+    assert!(!put(&two, &reference, is_not(digests(&[&two, &one]))).await);
+    assert!(!put(&two, &reference, is(digests(&[]))).await);
+    assert!(!put(&two, &reference, is(digests(&[&two]))).await);
+    assert_eq!(
+        db.tag_get(&name, &tags[0]).await.unwrap().as_deref(),
+        Some(one.as_str())
+    );
+    assert!(put(&two, &reference, is(digests(&[&two, &one]))).await);
+    assert!(put(&one, &reference, is_not(digests(&[&one]))).await);
+    assert!(put(&two, &reference, is(Named::Anything)).await);
+    let by_digest = Reference::Digest(one.clone());
+    assert!(!put(&one, &by_digest, is_not(Named::Anything)).await);
+    assert!(put(&one, &by_digest, is(digests(&[&one]))).await);
+    let delete = async |condition| db.tag_delete(&name, &tags[0], &condition).await.unwrap();
+    assert!(!delete(is(digests(&[&two]))).await);
+    assert!(!delete(is_not(Named::Anything)).await);
+    assert!(delete(is(digests(&[&one]))).await);
+}
+
+async fn children_are_held_as_blobs_or_as_manifests(db: &Db) {
+    let name = repository("children");
+    let digests: Vec<Digest> = (0..1200u32).map(|n| Digest::sha256(&n.to_le_bytes())).collect();
+    db.blob_commit(&name, &digests[0], 4, None).await.unwrap();
+    let tags = [tag("t")];
+    db.manifest_put(&name, &manifest(&digests[1199], b"m", &digests, &tags))
+        .await
+        .unwrap();
+    let held = db.children_held(&name, &digests).await.unwrap();
+    assert_eq!(held.len(), 2);
+    assert!(held.contains(digests[0].as_str()) && held.contains(digests[1199].as_str()));
+}
+
+async fn settings_are_kept_for_repositories_to_come(db: &Db) {
+    let name = repository("settings/one");
+    let unset = db.repository_setting_get(&name).await.unwrap();
+    assert_eq!(unset, RepositorySettingRow::default());
+    for accepts_sparse in [Some(true), None, Some(false)] {
+        let row = RepositorySettingRow { accepts_sparse };
+        db.repository_setting_put(&name, &row).await.unwrap();
+        assert_eq!(db.repository_setting_get(&name).await.unwrap(), row);
+    }
+    assert!(!db.repository_exists(&name).await.unwrap());
+}
+
+async fn repositories_that_link_a_blob_are_found(db: &Db) {
+    let digest = Digest::sha256(b"linked by many");
+    for name in ["link/a", "link/b", "link/c"] {
+        db.blob_commit(&repository(name), &digest, 14, None)
+            .await
+            .unwrap();
+    }
+    let found = db.blob_repositories(&digest, "link/a", 10).await.unwrap();
+    assert_eq!(found, [repository("link/b"), repository("link/c")]);
+    assert_eq!(db.blob_repositories(&digest, "", 1).await.unwrap().len(), 1);
 }
 
 async fn referrers_are_found_by_subject(db: &Db) {
     let name = repository("referrers");
-    let (digest, subject) = (Digest::sha256(b"signature"), Digest::sha256(b"absent"));
+    let subject = Digest::sha256(b"absent");
+    let fallback = tag("sha256-absent");
+    let mut pushed: Vec<Digest> = (0..5u8).map(|n| Digest::sha256(&[n])).collect();
+    pushed.sort();
+    for (number, digest) in pushed.iter().enumerate() {
+        let row = NewManifest {
+            // The last one is known only from the list that a client kept.
+            subject: (number < 4).then_some(&subject),
+            artifact_type: (number > 0).then_some("application/x"),
+            ..manifest(digest, b"signature", &[], &[])
+        };
+        assert!(db.manifest_put(&name, &row).await.unwrap());
+    }
+    let list = Digest::sha256(b"list");
+    let listed = [
+        pushed[4].clone(),
+        pushed[0].clone(),
+        Digest::sha256(b"never pushed"),
+    ];
+    let tags = [fallback.clone()];
     let row = NewManifest {
-        subject: Some(&subject),
-        ..manifest(&digest, b"signature", &[], &[])
+        media_type: media_type::OCI_INDEX,
+        ..manifest(&list, b"list", &listed, &tags)
     };
-    db.manifest_put(&name, &row).await.unwrap();
-    let found = db.manifest_referrers(&name, &subject).await.unwrap();
-    assert_eq!(found.len(), 1);
+    assert!(db.manifest_put(&name, &row).await.unwrap());
+    let find = async |name: &RepositoryName, artifact_type, after: &str, limit, bytes| {
+        let query = ReferrerQuery {
+            subject: &subject,
+            fallback: &fallback,
+            artifact_type,
+            after,
+            limit,
+        };
+        let (rows, has_more) = db.manifest_referrers(name, query, bytes).await.unwrap();
+        let digests: Vec<Digest> = rows.iter().map(|r| r.digest.parse().unwrap()).collect();
+        (digests, has_more)
+    };
+    assert_eq!(find(&name, None, "", 10, 1 << 20).await, (pushed.clone(), false));
     assert_eq!(
-        (found[0].digest.as_str(), found[0].size_bytes),
-        (digest.as_str(), 9)
+        find(&name, None, "", 2, 1 << 20).await,
+        (pushed[..2].to_vec(), true)
     );
-    assert!(
-        db.manifest_referrers(&repository("tags"), &subject)
-            .await
-            .unwrap()
-            .is_empty()
+    let after = pushed[1].as_str();
+    assert_eq!(
+        find(&name, None, after, 3, 1 << 20).await,
+        (pushed[2..].to_vec(), false)
+    );
+    assert_eq!(find(&name, None, "", 10, 1).await, (pushed[..1].to_vec(), true));
+    assert_eq!(
+        find(&name, Some("application/x"), "", 10, 1 << 20).await,
+        (pushed[1..].to_vec(), false)
+    );
+    assert_eq!(
+        find(&repository("tags"), None, "", 10, 1 << 20).await,
+        (Vec::new(), false)
     );
 }
 
@@ -192,6 +317,10 @@ async fn keeps_its_promises(db: &Db) {
     tags_move_and_go_with_their_manifest(db).await;
     tags_are_listed_bytewise_after_any_text(db).await;
     referrers_are_found_by_subject(db).await;
+    conditions_decide_in_one_statement(db).await;
+    children_are_held_as_blobs_or_as_manifests(db).await;
+    settings_are_kept_for_repositories_to_come(db).await;
+    repositories_that_link_a_blob_are_found(db).await;
     repositories_are_listed_bytewise(db).await;
     cached_tags_remember_when_they_were_checked(db).await;
 }

@@ -23,7 +23,8 @@ use sqlx::sqlite::{
 };
 
 pub use accounts::AccountRow;
-pub use manifests::{ManifestRow, NewManifest, ReferrerRow};
+pub use manifests::{Condition, ManifestRow, Named, NewManifest, ReferrerQuery, ReferrerRow};
+pub use repositories::RepositorySettingRow;
 pub use tags::TagRow;
 pub use uploads::UploadRow;
 

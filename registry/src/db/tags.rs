@@ -2,7 +2,7 @@
 
 use oci::{RepositoryName, Tag};
 
-use super::{Db, DbError, now_ms, read, write};
+use super::{Condition, Db, DbError, now_ms, read, write};
 
 /// A tag.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -42,12 +42,20 @@ impl Db {
         Ok(row.map(|(digest,)| digest))
     }
 
-    /// Removes a tag, leaving its manifest; `false` when there was none.
-    pub async fn tag_delete(&self, repository: &RepositoryName, tag: &Tag) -> Result<bool, DbError> {
-        const SQL: &str = "DELETE FROM tag WHERE repository = $1 AND name = $2";
+    /// Removes a tag if it names what `condition` says, leaving its manifest; `false` when nothing was removed.
+    pub async fn tag_delete(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        condition: &Condition,
+    ) -> Result<bool, DbError> {
+        const SQL: &str = "DELETE FROM tag WHERE repository = $1 AND name = $2
+            AND ($3 = '*' OR $3 LIKE '%' || digest || '%') AND $4 <> '*' AND $4 NOT LIKE '%' || digest || '%'";
         let done = write!(self, |tx| sqlx::query(SQL)
             .bind(repository.as_str())
             .bind(tag.as_str())
+            .bind(condition.wanted())
+            .bind(condition.unwanted())
             .execute(&mut *tx)
             .await?
             .rows_affected());

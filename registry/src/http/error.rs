@@ -2,9 +2,9 @@
 //! one asks for its status when it is compiled.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, ETAG, LOCATION, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use oci::{ErrorBody, ErrorCode};
+use oci::{Digest, ErrorBody, ErrorCode};
 use serde_json::Value;
 
 use crate::auth::AuthError;
@@ -49,6 +49,25 @@ impl OciError {
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
+    }
+
+    /// The same with one more header.
+    pub fn with_header(mut self, name: http::HeaderName, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// 412, telling what is there instead, so that a client can decide anew without another request.
+    pub fn condition_failed(named: Option<&Digest>) -> Self {
+        let error = Self::new(
+            ErrorCode::Denied,
+            "the reference does not name what If-Match or If-None-Match asks for; read it again and decide anew",
+        )
+        .with_status(StatusCode::PRECONDITION_FAILED);
+        match named {
+            Some(digest) => error.with_header(ETAG, format!("\"{digest}\"")),
+            None => error,
+        }
     }
 
     /// A failure of ours: the client learns that it happened, the log learns why.
@@ -138,6 +157,7 @@ impl From<ContentError> for OciError {
                     ..Self::new(ErrorCode::ManifestBlobUnknown, text)
                 }
             }
+            ContentError::ConditionFailed { named, .. } => Self::condition_failed(named.as_ref()),
             ContentError::Storage(error) if error.is_full() => {
                 tracing::error!(%error, "storage is full");
                 Self::new(

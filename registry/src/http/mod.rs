@@ -46,7 +46,9 @@ async fn access_log(State(app): State<App>, request: Request, next: Next) -> Res
     let span = tracing::info_span!("request", request_id);
     let started = std::time::Instant::now();
     let mut response = async {
-        let response = if app.stopping.is_cancelled() {
+        let response = if app.stopping.is_cancelled() && path.starts_with("/v2") {
+            oci::stopping()
+        } else if app.stopping.is_cancelled() {
             (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response()
         } else {
             next.run(request).await

@@ -249,14 +249,13 @@ impl Upstreams {
         let fetched = target.upstream.client.manifest(&target.remote, reference).await;
         let fetched = fetched.map_err(|e| target.upstream.failed(&e))?;
         let manifest = Manifest::parse(&fetched.media_type, &fetched.bytes).map_err(ContentError::from)?;
-        let children: Vec<Digest> = manifest.children().map(|d| d.digest.clone()).collect();
         let tags = match reference {
             Reference::Tag(tag) => vec![tag.clone()],
             Reference::Digest(_) => Vec::new(),
         };
         let (digest, bytes) = (fetched.digest, fetched.bytes);
         self.content
-            .manifest_store(repository, &digest, &manifest, &bytes, &children, &tags)
+            .manifest_store(repository, &digest, &manifest, &bytes, &tags)
             .await?;
         for tag in &tags {
             self.db.upstream_tag_touch(repository, tag).await?;

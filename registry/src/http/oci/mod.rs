@@ -1,13 +1,16 @@
 //! `/v2/`: the OCI distribution-spec over HTTP.
 
 mod blobs;
+mod conditional;
 mod manifests;
 mod range;
 mod route;
 mod uploads;
+mod warning;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use oci::{ErrorCode, RepositoryName};
 use url::form_urlencoded;
@@ -76,7 +79,7 @@ fn scope(repository: &RepositoryName, action: &str) -> String {
 
 fn challenge(app: &App, headers: &HeaderMap, scope: Option<&str>) -> Challenge {
     let host = headers
-        .get(http::header::HOST)
+        .get(HOST)
         .and_then(|v| v.to_str().ok())
         .unwrap_or("localhost");
     // A host of other characters could break out of the quotes.
@@ -99,19 +102,20 @@ fn challenge(app: &App, headers: &HeaderMap, scope: Option<&str>) -> Challenge {
 
 /// Answers any request under `/v2`.
 pub async fn handle(State(app): State<App>, request: Request) -> Response {
-    let mut response = match dispatch(app, request).await {
+    versioned(match dispatch(app, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
-    };
-    let version = HeaderValue::from_static("registry/2.0");
-    response
-        .headers_mut()
-        .insert("docker-distribution-api-version", version);
-    response
+    })
 }
 
 async fn dispatch(app: App, request: Request) -> Result<Response, OciError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // HTTP/2 has the host in its target.
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.entry(HOST).or_insert(host);
+    }
     let route = Route::parse(parts.uri.path());
     let caller = app.auth.caller(&parts.headers).await;
     let caller = caller.map_err(|error| OciError::auth(error, &challenge(&app, &parts.headers, None)))?;
@@ -140,16 +144,17 @@ async fn dispatch(app: App, request: Request) -> Result<Response, OciError> {
             return Err(OciError::new(ErrorCode::DigestInvalid, error.to_string()));
         }
     };
+    let allowed = route.methods();
     match (&call.method.clone(), route) {
         (&Method::GET | &Method::HEAD, Route::Ping) if call.caller.is_authenticated() => {
             Ok(([("content-type", "application/json")], "{}").into_response())
         }
         (&Method::GET | &Method::HEAD, Route::Ping) => Err(call.refuse(AuthError::Required, None)),
-        (&Method::GET, Route::Catalog) => manifests::catalog(call).await,
+        (&Method::GET | &Method::HEAD, Route::Catalog) => manifests::catalog(call).await,
         (&Method::GET | &Method::HEAD, Route::Blob(name, digest)) => blobs::get(call, &name, &digest).await,
         (&Method::DELETE, Route::Blob(name, digest)) => blobs::delete(call, &name, &digest).await,
         (&Method::POST, Route::Uploads(name)) => uploads::start(call, body, &name).await,
-        (&Method::GET, Route::Upload(name, id)) => uploads::status(call, &name, &id).await,
+        (&Method::GET | &Method::HEAD, Route::Upload(name, id)) => uploads::status(call, &name, &id).await,
         (&Method::PATCH, Route::Upload(name, id)) => uploads::append(call, body, &name, &id).await,
         (&Method::PUT, Route::Upload(name, id)) => uploads::finish(call, body, &name, &id).await,
         (&Method::DELETE, Route::Upload(name, id)) => uploads::cancel(call, &name, &id).await,
@@ -162,11 +167,29 @@ async fn dispatch(app: App, request: Request) -> Result<Response, OciError> {
         (&Method::DELETE, Route::Manifest(name, reference)) => {
             manifests::delete(call, &name, &reference).await
         }
-        (&Method::GET, Route::Tags(name)) => manifests::tags(call, &name).await,
-        (&Method::GET, Route::Referrers(name, digest)) => manifests::referrers(call, &name, &digest).await,
+        (&Method::GET | &Method::HEAD, Route::Tags(name)) => manifests::tags(call, &name).await,
+        (&Method::GET | &Method::HEAD, Route::Referrers(name, digest)) => {
+            manifests::referrers(call, &name, &digest).await
+        }
         (method, _) => {
-            let text = format!("{method} is not supported here");
-            Err(OciError::new(ErrorCode::Unsupported, text))
+            let text = format!("{method} is not supported here; {allowed} are");
+            Err(OciError::new(ErrorCode::Unsupported, text).with_header(ALLOW, allowed.to_owned()))
         }
     }
+}
+
+/// Answers requests under `/v2` while the server is stopping; clients try again.
+pub fn stopping() -> Response {
+    let error = OciError::new(ErrorCode::TooManyRequests, "the server is stopping; try again")
+        .with_status(StatusCode::SERVICE_UNAVAILABLE)
+        .with_header(http::header::RETRY_AFTER, "1".to_owned());
+    versioned(error.into_response())
+}
+
+fn versioned(mut response: Response) -> Response {
+    let version = HeaderValue::from_static("registry/2.0");
+    response
+        .headers_mut()
+        .insert("docker-distribution-api-version", version);
+    response
 }

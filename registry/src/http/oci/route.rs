@@ -78,6 +78,19 @@ impl Route {
     }
 }
 
+impl Route {
+    /// The methods that the route has, as `Allow` lists them.
+    pub fn methods(&self) -> &'static str {
+        match self {
+            Self::Ping | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
+            Self::Blob(..) => "GET, HEAD, DELETE",
+            Self::Uploads(_) => "POST",
+            Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+            Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
+        }
+    }
+}
+
 fn parse_name(text: &str) -> Result<RepositoryName, RouteError> {
     text.parse().map_err(RouteError::Name)
 }
@@ -98,6 +111,10 @@ fn parse_upload_id(text: &str) -> Result<String, RouteError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
     use super::*;
 
     fn name(text: &str) -> RepositoryName {
@@ -179,5 +196,53 @@ mod tests {
             Route::parse("/v2/a/blobs/uploads/../../x"),
             Err(RouteError::NotFound)
         );
+    }
+
+    const NAME: &str = "[a-z0-9]{1,8}((\\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}";
+
+    fn names() -> impl Strategy<Value = String> {
+        let word = prop_oneof![
+            NAME.prop_map(|n| n),
+            Just("blobs".to_owned()),
+            Just("manifests".to_owned()),
+            Just("uploads".to_owned()),
+            Just("tags".to_owned()),
+            Just("list".to_owned()),
+            Just("referrers".to_owned()),
+        ];
+        vec(word, 1..6).prop_map(|words| words.join("/"))
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_reaches_its_own_routes(text in names(), content in any::<[u8; 4]>()) {
+            let digest = Digest::sha256(&content);
+            let id = Uuid::new_v4().to_string();
+            for (path, route) in [
+                (format!("/v2/{text}/tags/list"), Route::Tags(name(&text))),
+                (format!("/v2/{text}/blobs/uploads/"), Route::Uploads(name(&text))),
+                (format!("/v2/{text}/blobs/uploads/{id}"), Route::Upload(name(&text), id)),
+                (format!("/v2/{text}/blobs/{digest}"), Route::Blob(name(&text), digest.clone())),
+                (format!("/v2/{text}/manifests/{digest}"), Route::Manifest(name(&text), digest.clone().into())),
+                (format!("/v2/{text}/referrers/{digest}"), Route::Referrers(name(&text), digest)),
+            ] {
+                prop_assert_eq!(Route::parse(&path), Ok(route), "{}", path);
+            }
+        }
+
+        #[test]
+        fn no_path_makes_a_name_that_leads_out(path in "/v2(/|\\.|%2[fFeE]|[a-zA-Z0-9:_\\-@%]){0,60}") {
+            if let Ok(Route::Tags(name) | Route::Uploads(name) | Route::Upload(name, _) | Route::Blob(name, _)
+                | Route::Manifest(name, _) | Route::Referrers(name, _)) = Route::parse(&path) {
+                prop_assert!(name.as_str().split('/').all(|c| !c.starts_with('.') && !c.is_empty()));
+                prop_assert!(!name.as_str().contains('%'));
+            }
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(path in ".{0,200}") {
+            let _ = Route::parse(&path);
+            let _ = Route::parse(&format!("/v2/{path}"));
+        }
     }
 }

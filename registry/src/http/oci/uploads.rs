@@ -7,12 +7,15 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
-use oci::{Digest, ErrorCode, RepositoryName};
+use oci::{Algorithm, Digest, ErrorCode, RepositoryName};
 
 use super::range::parse_content_range;
 use super::{Call, OciError};
 use crate::auth::{Pull, Push, RepositoryAccess};
 use crate::content::{ContentError, UploadBody};
+
+/// The most repositories that are tried for a mount without a source; behind them the client uploads.
+const HOLDERS_MAX: usize = 200;
 
 /// Always relative to the host: proxies in front of us change scheme and port.
 fn location(name: &RepositoryName, id: &str) -> String {
@@ -50,8 +53,29 @@ fn digest(call: &Call) -> Result<Digest, OciError> {
             "the query parameter digest is missing; it says what the blob is",
         )
     })?;
+    parse_digest(text)
+}
+
+fn parse_digest(text: &str) -> Result<Digest, OciError> {
     text.parse()
         .map_err(|error: oci::digest::DigestError| OciError::new(ErrorCode::DigestInvalid, error.to_string()))
+}
+
+/// Links the blob from the repository that the client names, or from any that it may pull from where it names none.
+/// `false` whatever stands in the way, since the client may still upload.
+async fn mount(call: &Call, to: &RepositoryAccess<Push>, digest: &Digest) -> Result<bool, OciError> {
+    let sources = match call.query("from") {
+        Some(from) => from.parse().into_iter().collect(),
+        None => call.app.content.blob_holders(digest, "", HOLDERS_MAX).await?,
+    };
+    for from in sources {
+        if let Ok(from) = call.app.auth.access::<Pull>(&call.caller, &from).await
+            && call.app.content.blob_mount(&from, to, digest).await?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The body of a request, with what its headers announce.
@@ -111,7 +135,10 @@ async fn recoverable(
 ) -> OciError {
     let is_recoverable = matches!(
         error,
-        ContentError::UploadOffset { .. } | ContentError::SizeMismatch { .. } | ContentError::UploadCut(_)
+        ContentError::UploadOffset { .. }
+            | ContentError::SizeMismatch { .. }
+            | ContentError::UploadCut(_)
+            | ContentError::UploadBusy(_)
     );
     let response = OciError::from(error);
     match call.app.content.upload_offset(access, id).await {
@@ -123,14 +150,17 @@ async fn recoverable(
 /// POST: mounts, or takes the whole blob, or begins an upload.
 pub async fn start(call: Call, body: Body, name: &RepositoryName) -> Result<Response, OciError> {
     let access = call.change::<Push>(name).await?;
-    if let Some(digest) = call.query("mount").and_then(|d| d.parse::<Digest>().ok()) {
-        // Whatever stands in the way of mounting, the client may still upload.
-        if let Some(from) = call.query("from").and_then(|f| f.parse::<RepositoryName>().ok())
-            && let Ok(from) = call.app.auth.access::<Pull>(&call.caller, &from).await
-            && call.app.content.blob_mount(&from, &access, &digest).await?
-        {
+    if let Some(text) = call.query("mount") {
+        let digest = parse_digest(text)?;
+        if mount(&call, &access, &digest).await? {
             return Ok(created(name, &digest));
         }
+    }
+    if let Some(algorithm) = call.query("digest-algorithm") {
+        // A promise about the digest to come. Every algorithm is computed when that is known.
+        algorithm
+            .parse::<Algorithm>()
+            .map_err(|error| OciError::new(ErrorCode::DigestInvalid, error.to_string()))?;
     }
     let whole = call
         .query("digest")
