@@ -1,7 +1,8 @@
 //! A client of `/api/v1`. What both sides of it share is here: where the server is, and how it says no. `node` is the
-//! agent's side.
+//! agent's side, `operator` that of the operator's command.
 
 pub mod node;
+pub mod operator;
 
 use std::time::Duration;
 
@@ -97,6 +98,14 @@ impl Endpoint {
         let prefix = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{prefix}/api/v1/{path}"));
         self.http.request(method, url)
+    }
+
+    /// A request for `/v2/`, which every account may make.
+    pub(crate) fn registry_root(&self) -> RequestBuilder {
+        let mut url = self.base.clone();
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{prefix}/v2/"));
+        self.http.get(url)
     }
 
     /// Sends `request` and waits at most `deadline` for its answer to begin; an answer that is no success is an
