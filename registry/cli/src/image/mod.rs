@@ -17,6 +17,8 @@ use layout::Layout;
 use place::Place;
 use registry::Remote;
 
+use crate::output;
+
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -55,9 +57,12 @@ pub enum Verb {
 }
 
 /// How to reach registries. Those on loopback addresses are spoken to in plain HTTP, others by HTTPS.
+///
+/// Without a user name, the account of `pierhead login` at the registry is used, else docker's.
 #[derive(Clone, Debug, Args)]
 pub struct Access {
-    /// User name at the registry; the password comes from PIERHEAD_PASSWORD or --password-stdin.
+    /// User name at the registry, that of the destination where there are two; the password comes from
+    /// PIERHEAD_PASSWORD or --password-stdin.
     #[arg(long, env = "PIERHEAD_USERNAME")]
     username: Option<String>,
     /// Read the password from standard input.
@@ -66,6 +71,17 @@ pub struct Access {
     /// Speak plain HTTP to registries on other machines, too.
     #[arg(long)]
     plain_http: bool,
+}
+
+impl Access {
+    /// The same without the user name that was given: for a registry that it is not meant for.
+    fn of_others(&self) -> Self {
+        Self {
+            username: None,
+            password_stdin: false,
+            ..self.clone()
+        }
+    }
 }
 
 /// Does it.
@@ -93,7 +109,9 @@ pub async fn run(verb: Verb) -> anyhow::Result<()> {
                     layout.read(&descriptor.digest)?
                 }
             };
-            std::io::stdout().write_all(&bytes)?;
+            let mut out = output::stdout();
+            out.write_all(&bytes)?;
+            out.flush()?;
             Ok(())
         }
         Verb::Ls { repository, access } => {
@@ -102,10 +120,11 @@ pub async fn run(verb: Verb) -> anyhow::Result<()> {
                 Place::Layout { directory, .. } => Layout::open(&directory)?.tags()?,
                 Place::Archive(_) => bail!("a docker archive has no list of tags; inspect it instead"),
             };
-            let mut out = std::io::stdout().lock();
+            let mut out = output::stdout();
             for tag in tags {
                 writeln!(out, "{tag}")?;
             }
+            out.flush()?;
             Ok(())
         }
         Verb::Rm {
@@ -126,10 +145,15 @@ async fn copy(source: Place, destination: Place, access: &Access) -> anyhow::Res
         (_, Place::Layout { directory, .. }) => (Layout::create(directory)?, true),
         _ => (Layout::create(scratch.path())?, false),
     };
+    // One registry's password is no business of another.
+    let of_source = match (&source, &destination) {
+        (Place::Registry(from), Place::Registry(to)) if from.host != to.host => access.of_others(),
+        _ => access.clone(),
+    };
     let descriptor = match source {
         Place::Layout { tag, .. } => layout.tagged(tag.as_deref())?,
         Place::Archive(path) => archive::read(&path, &layout)?,
-        Place::Registry(image) => Remote::new(image, access)?.pull(&layout).await?,
+        Place::Registry(image) => Remote::new(image, &of_source)?.pull(&layout).await?,
     };
     match destination {
         Place::Registry(image) => Remote::new(image, access)?.push(&layout, &descriptor).await?,
@@ -144,6 +168,8 @@ async fn copy(source: Place, destination: Place, access: &Access) -> anyhow::Res
             }
         }
     }
-    println!("{}", descriptor.digest);
+    let mut out = output::stdout();
+    writeln!(out, "{}", descriptor.digest)?;
+    out.flush()?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
+use client::control::operator::Account;
 use client::distribution::{Credential, FetchedManifest, RegistryClient};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,6 +11,7 @@ use oci::{Descriptor, Digest, Hasher, ImageReference, Manifest, Reference, media
 
 use super::Access;
 use super::layout::{Layout, is_manifest};
+use crate::credentials::{self, Store};
 
 /// Attempts to go on after a transfer was cut.
 const ATTEMPTS: u32 = 5;
@@ -38,7 +40,7 @@ impl Remote {
         let base = base
             .parse()
             .with_context(|| format!("{base} is no address of a registry"))?;
-        let client = RegistryClient::new(client::http()?, base, access.credential()?);
+        let client = RegistryClient::new(client::http()?, base, access.credential(&image.host)?);
         Ok(Self { client, image })
     }
 
@@ -203,21 +205,32 @@ impl Remote {
 }
 
 impl Access {
-    fn credential(&self) -> anyhow::Result<Credential> {
-        let Some(username) = self.username.clone() else {
-            return Ok(Credential::Anonymous);
-        };
-        let password = if self.password_stdin {
+    /// What to say at the registry `host`: what was given, else what was logged in, else what docker knows.
+    fn credential(&self, host: &str) -> anyhow::Result<Credential> {
+        let basic = |Account { username, password }| Credential::Basic { username, password };
+        if self.password_stdin {
             let mut text = String::new();
             std::io::stdin()
                 .read_to_string(&mut text)
                 .context("read the password from standard input")?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        } else {
-            std::env::var("PIERHEAD_PASSWORD")
-                .context("a user name but no password; set PIERHEAD_PASSWORD or use --password-stdin")?
-        };
-        Ok(Credential::Basic { username, password })
+            let username = self.username.clone().unwrap_or_default();
+            let password = text.trim_end_matches(['\r', '\n']).to_owned();
+            return Ok(Credential::Basic { username, password });
+        }
+        if let Some(username) = self.username.clone()
+            && let Ok(password) = std::env::var("PIERHEAD_PASSWORD")
+        {
+            return Ok(Credential::Basic { username, password });
+        }
+        let stored = Store::open()?.account_at_host(host);
+        match (&self.username, stored) {
+            (Some(username), Some(account)) if account.username == *username => Ok(basic(account)),
+            (Some(_), _) => {
+                bail!("a user name but no password; set PIERHEAD_PASSWORD or use --password-stdin")
+            }
+            (None, Some(account)) => Ok(basic(account)),
+            (None, None) => Ok(credentials::of_docker(host)?.map_or(Credential::Anonymous, basic)),
+        }
     }
 }
 
