@@ -12,6 +12,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod seccomp;
+pub mod xattr;
 
 use std::io;
 
