@@ -1,9 +1,10 @@
-//! The node daemon, in reading order: what it is told (`config`), what the machine is (`host`), how containers are
-//! connected (`network`), and how assigned tasks are kept alive (`fleet`).
+//! The node daemon, in reading order: what it is told (`config`), what the machine is (`host`), where containers' files
+//! come from (`image`), how they are connected (`network`), and how assigned tasks are kept alive (`fleet`).
 
 pub mod chain;
 pub mod config;
 mod durable;
 pub mod fleet;
 pub mod host;
+pub mod image;
 pub mod network;

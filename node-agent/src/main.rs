@@ -1,6 +1,6 @@
 //! `pierhead-node`: the first argument decides, before any thread exists, which program this is. `runtime` is the OCI
-//! runtime, `shim` the parent that holds one container; the daemon re-executes itself as both. Anything else is a
-//! command of the daemon.
+//! runtime, `shim` the parent that holds one container, `unpack` what writes a layer of an image; the daemon re-executes
+//! itself as these. Anything else is a command of the daemon.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         Some((first, rest)) if first == "runtime" => runtime::command::main(rest),
         Some((first, rest)) if first == "shim" => runtime::shim::main(rest),
+        Some((first, rest)) if first == "unpack" => node_agent::image::unpack::main(rest),
         _ => daemon(),
     }
 }
