@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
 /// A registered digest algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,6 +196,30 @@ impl Hasher {
         }
     }
 
+    /// The algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            State::Sha256(_) => Algorithm::Sha256,
+            State::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// All that it has taken in, condensed to some hundred bytes, for another process to go on from.
+    pub fn save(&self) -> Vec<u8> {
+        match &self.0 {
+            State::Sha256(hasher) => hasher.serialize().to_vec(),
+            State::Sha512(hasher) => hasher.serialize().to_vec(),
+        }
+    }
+
+    /// A hasher of `algorithm` that goes on where [`Self::save`] was called; `None` when the bytes are no such state.
+    pub fn resume(algorithm: Algorithm, saved: &[u8]) -> Option<Self> {
+        Some(Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(deserialize(saved)?),
+            Algorithm::Sha512 => State::Sha512(deserialize(saved)?),
+        }))
+    }
+
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
         match self.0 {
@@ -202,6 +227,11 @@ impl Hasher {
             State::Sha512(hasher) => Digest::from_parts(Algorithm::Sha512, &hasher.finalize()),
         }
     }
+}
+
+fn deserialize<H: SerializableState>(saved: &[u8]) -> Option<H> {
+    let saved = SerializedState::<H>::try_from(saved).ok()?;
+    H::deserialize(&saved).ok()
 }
 
 impl fmt::Debug for Hasher {
@@ -259,6 +289,27 @@ mod tests {
             "sha256:zz",
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_saved_hasher_goes_on_at_any_byte() {
+        let content: Vec<u8> = (0..=255_u8).cycle().take(700).collect();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            for cut in [0, 1, 63, 64, 65, 127, 128, 129, 699, 700] {
+                let mut hasher = Hasher::new(algorithm);
+                hasher.update(&content[..cut]);
+                let mut resumed = Hasher::resume(algorithm, &hasher.save()).unwrap();
+                resumed.update(&content[cut..]);
+                assert_eq!(
+                    resumed.finish(),
+                    Digest::of(algorithm, &content),
+                    "{algorithm} at {cut}"
+                );
+            }
+            let saved = Hasher::new(algorithm).save();
+            assert!(Hasher::resume(algorithm, &saved[1..]).is_none());
+            assert!(Hasher::resume(algorithm, b"").is_none());
         }
     }
 
