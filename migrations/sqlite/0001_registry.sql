@@ -13,10 +13,12 @@ CREATE TABLE repository (
     created_at_ms BIGINT NOT NULL
 );
 
--- One row per object in storage, whatever the number of repositories that link it.
+-- One row per object in storage, whatever the number of repositories that link it. storage_key says where the bytes
+-- are; it is written once, so a digest that comes back after its collection has another one.
 CREATE TABLE blob (
     digest TEXT NOT NULL PRIMARY KEY,
     size_bytes BIGINT NOT NULL,
+    storage_key TEXT NOT NULL,
     created_at_ms BIGINT NOT NULL
 );
 
@@ -61,14 +63,22 @@ CREATE TABLE tag (
 );
 CREATE INDEX tag_by_digest ON tag (repository, digest);
 
--- offset_bytes counts what has been acknowledged; the file behind it may be longer after a crash and is cut then.
+-- All that any process needs to go on with an upload. offset_bytes counts what has been acknowledged, hash_state has
+-- taken in as much, and storage_place is what storage itself remembers (JSON). Where several processes share the
+-- database, one of them writes at a time: lease_owner until lease_until_ms; nobody when it is empty.
 CREATE TABLE upload (
     id TEXT NOT NULL PRIMARY KEY,
     repository TEXT NOT NULL,
+    algorithm TEXT NOT NULL,
     offset_bytes BIGINT NOT NULL,
+    hash_state BLOB NOT NULL,
+    storage_place TEXT NOT NULL,
+    lease_owner TEXT NOT NULL,
+    lease_until_ms BIGINT NOT NULL,
     created_at_ms BIGINT NOT NULL,
     updated_at_ms BIGINT NOT NULL
 );
+CREATE INDEX upload_by_update ON upload (updated_at_ms);
 
 -- When a cached tag was last found to be what upstream says.
 CREATE TABLE upstream_tag (

@@ -72,7 +72,8 @@ pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
         .create(data)
         .with_context(|| format!("create the data directory {}", data.display()))?;
     let db = Db::connect(&config.database).await.context("open the database")?;
-    let blobs = BlobStore::open(&config.storage).context("open the blob storage")?;
+    let blobs =
+        BlobStore::open(&config.storage.location, &data.join("spool")).context("open the blob storage")?;
     let auth = Auth::open(db.clone(), data, config.is_open)?;
     let made = match config.is_open {
         true => None,

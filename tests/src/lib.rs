@@ -2,6 +2,7 @@
 //! for conditions, and cleans up whatever happens.
 
 pub mod image;
+pub mod objects;
 pub mod process;
 pub mod registry;
 

@@ -74,15 +74,27 @@ impl Process {
     /// # Panics
     /// When it does not come in time, printing what came instead.
     pub fn line_after(&self, prefix: &str) -> String {
+        self.find_line(prefix, |line| line.strip_prefix(prefix))
+    }
+
+    /// Waits for a line of standard error that contains `mark`, and returns what follows it.
+    ///
+    /// # Panics
+    /// When it does not come in time, printing what came instead.
+    pub fn line_with(&self, mark: &str) -> String {
+        self.find_line(mark, |line| line.split_once(mark).map(|(_, rest)| rest))
+    }
+
+    fn find_line(&self, wanted: &str, matches: impl Fn(&str) -> Option<&str>) -> String {
         let mut seen = Vec::new();
         let lines = self.lines.lock().expect("no reader panicked");
         while let Ok(line) = lines.recv_timeout(self.patience) {
-            if let Some(rest) = line.strip_prefix(prefix) {
+            if let Some(rest) = matches(&line) {
                 return rest.to_owned();
             }
             seen.push(line);
         }
-        panic!("no line {prefix:?}; it said:\n{}", seen.join("\n"));
+        panic!("no line {wanted:?}; it said:\n{}", seen.join("\n"));
     }
 
     /// The process id.

@@ -8,6 +8,11 @@ use oci::RepositoryPattern;
 use serde::Deserialize;
 use url::Url;
 
+mod storage;
+
+use storage::StorageFile;
+pub use storage::{Redirect, StorageConfig};
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -47,7 +52,8 @@ pub struct Flags {
     /// Database: sqlite:PATH or postgres://… . Default DATA/registry.db.
     #[arg(long, env = "PIERHEAD_DATABASE", value_name = "URL")]
     pub database: Option<String>,
-    /// Blob storage: file:///DIR. Default DATA/storage.
+    /// Blob storage: file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory: . Default
+    /// DATA/storage.
     #[arg(long, env = "PIERHEAD_STORAGE", value_name = "URL")]
     pub storage: Option<Url>,
     /// URL that clients reach the server by, where a proxy hides it.
@@ -73,7 +79,7 @@ struct File {
     listen: Option<SocketAddr>,
     data: Option<PathBuf>,
     database: Option<String>,
-    storage: Option<Url>,
+    storage: StorageFile,
     public_url: Option<Url>,
     admin_password_file: Option<PathBuf>,
     sparse: Vec<String>,
@@ -118,8 +124,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Database URL.
     pub database: String,
-    /// Directory of the blobs.
-    pub storage: PathBuf,
+    /// Where blobs are kept.
+    pub storage: StorageConfig,
     /// URL that clients reach the server by; from the request where `None`.
     pub public_url: Option<Url>,
     /// File with the first admin's password.
@@ -164,18 +170,9 @@ impl Config {
             .database
             .or(file.database)
             .unwrap_or_else(|| format!("sqlite:{}", data.join("registry.db").display()));
-        let storage = match flags.storage.or(file.storage) {
-            None => data.join("storage"),
-            Some(url) => match url.to_file_path() {
-                Ok(path) if url.scheme() == "file" => path,
-                _ => {
-                    wrong.push(format!(
-                        "storage is {url}, which is not supported; write file:///DIRECTORY"
-                    ));
-                    PathBuf::new()
-                }
-            },
-        };
+        let storage = file
+            .storage
+            .check(flags.storage, &data, std::env::vars_os(), &mut wrong);
         let is_open = flags.open || file.open.unwrap_or(false);
         let is_open_to_everyone = flags.open_to_everyone || file.open_to_everyone.unwrap_or(false);
         if is_open && !listen.ip().is_loopback() && !is_open_to_everyone {
@@ -316,7 +313,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let Err(ConfigError::Values(wrong)) = parse(
-            "listen = \"0.0.0.0:1\"\nopen = true\nstorage = \"s3://b\"\n[upstream.\"A/b\"]\nurl = \"http://x\"",
+            "listen = \"0.0.0.0:1\"\nopen = true\nstorage = \"ftp://b\"\n[upstream.\"A/b\"]\nurl = \"http://x\"",
         ) else {
             panic!("it was accepted")
         };

@@ -6,7 +6,8 @@ use oci::{Digest, RepositoryName};
 
 use super::{Content, ContentError};
 use crate::auth::{Delete, Pull, Push, RepositoryAccess};
-use crate::storage::BlobStream;
+use crate::db::DbError;
+use crate::storage::{BlobStream, ObjectKey};
 
 /// A blob that the caller may read.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Blob {
     pub digest: Digest,
     /// Its size.
     pub size_bytes: u64,
+    /// Where its bytes are.
+    key: ObjectKey,
 }
 
 impl Content {
@@ -24,9 +27,10 @@ impl Content {
     /// [`ContentError::BlobUnknown`] when it links none of that digest.
     pub async fn blob(&self, access: &RepositoryAccess<Pull>, digest: &Digest) -> Result<Blob, ContentError> {
         match self.db.blob_linked(access.repository(), digest).await? {
-            Some(size_bytes) => Ok(Blob {
+            Some(row) => Ok(Blob {
                 digest: digest.clone(),
-                size_bytes,
+                size_bytes: row.size_bytes.unsigned_abs(),
+                key: DbError::parse("storage key", &row.storage_key)?,
             }),
             None => Err(ContentError::BlobUnknown(digest.clone())),
         }
@@ -37,7 +41,7 @@ impl Content {
     /// # Errors
     /// When storage fails; a lost blob is a failure of storage, since the row says it exists.
     pub async fn blob_read(&self, blob: &Blob, range: Range<u64>) -> Result<BlobStream, ContentError> {
-        Ok(self.blobs.read(&blob.digest, range).await?)
+        Ok(self.blobs.read(&blob.key, blob.size_bytes, range).await?)
     }
 
     /// Links a blob of another repository that the caller may read; `false` when that one has none of that digest.

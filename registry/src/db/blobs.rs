@@ -8,47 +8,60 @@ use super::{Db, DbError, now_ms, read, write};
 const LINK: &str = "INSERT INTO repository_blob (repository, digest, created_at_ms) VALUES ($1, $2, $3)
     ON CONFLICT (repository, digest) DO NOTHING";
 
+/// A blob that a repository links.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct BlobRow {
+    /// Its size.
+    pub size_bytes: i64,
+    /// Where storage has its bytes.
+    pub storage_key: String,
+}
+
 impl Db {
-    /// The size of a blob if `repository` links it.
+    /// A blob if `repository` links it.
     pub async fn blob_linked(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-    ) -> Result<Option<u64>, DbError> {
-        const SQL: &str = "SELECT b.size_bytes FROM repository_blob r JOIN blob b ON b.digest = r.digest
-            WHERE r.repository = $1 AND r.digest = $2";
-        let row: Option<(i64,)> = read!(self, |pool| sqlx::query_as(SQL)
+    ) -> Result<Option<BlobRow>, DbError> {
+        const SQL: &str = "SELECT b.size_bytes, b.storage_key FROM repository_blob r
+            JOIN blob b ON b.digest = r.digest WHERE r.repository = $1 AND r.digest = $2";
+        Ok(read!(self, |pool| sqlx::query_as(SQL)
             .bind(repository.as_str())
             .bind(digest.as_str())
             .fetch_optional(pool)
-            .await?);
-        Ok(row.map(|(size,)| size.unsigned_abs()))
+            .await?))
     }
 
-    /// Records a blob whose bytes are durable, links it to `repository`, and ends the upload that brought it, in
-    /// one transaction.
+    /// Records a blob whose bytes are durable at `storage_key`, links it to `repository`, and ends the upload that
+    /// brought it, in one transaction. Returns where the bytes of this digest are: elsewhere, when it was there
+    /// already, and then those at `storage_key` are not needed.
     pub async fn blob_commit(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         size_bytes: u64,
+        storage_key: &str,
         upload_id: Option<&str>,
-    ) -> Result<(), DbError> {
-        const BLOB: &str = "INSERT INTO blob (digest, size_bytes, created_at_ms) VALUES ($1, $2, $3)
-            ON CONFLICT (digest) DO NOTHING";
+    ) -> Result<String, DbError> {
+        // The update changes nothing, but it locks a row that is there, so that it stays there.
+        const BLOB: &str =
+            "INSERT INTO blob (digest, size_bytes, storage_key, created_at_ms) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (digest) DO UPDATE SET size_bytes = blob.size_bytes RETURNING storage_key";
         let now = now_ms();
         let size = i64::try_from(size_bytes).unwrap_or(i64::MAX);
-        write!(self, |tx| {
+        Ok(write!(self, |tx| {
             sqlx::query(REPOSITORY_ENSURE)
                 .bind(repository.as_str())
                 .bind(now)
                 .execute(&mut *tx)
                 .await?;
-            sqlx::query(BLOB)
+            let (stored_at,): (String,) = sqlx::query_as(BLOB)
                 .bind(digest.as_str())
                 .bind(size)
+                .bind(storage_key)
                 .bind(now)
-                .execute(&mut *tx)
+                .fetch_one(&mut *tx)
                 .await?;
             sqlx::query(LINK)
                 .bind(repository.as_str())
@@ -62,8 +75,8 @@ impl Db {
                     .execute(&mut *tx)
                     .await?;
             }
-        });
-        Ok(())
+            stored_at
+        }))
     }
 
     /// Links a blob of `from` to `to`; `false` when `from` does not link it.

@@ -1,10 +1,11 @@
 //! The promises of the database layer, kept by SQLite always and by PostgreSQL where `PIERHEAD_TEST_POSTGRES` names
 //! a database, each run in a schema of its own.
 
-use oci::{Digest, Reference, RepositoryName, Tag, media_type};
+use oci::{Algorithm, Digest, Reference, RepositoryName, Tag, media_type};
 
 use super::{
-    AccountRow, Condition, Db, Named, NewManifest, Pools, ReferrerQuery, RepositorySettingRow, now_ms,
+    AccountRow, BlobRow, Condition, Db, Named, NewManifest, Pools, ReferrerQuery, RepositorySettingRow,
+    UploadLease, UploadStanding, now_ms,
 };
 
 fn repository(text: &str) -> RepositoryName {
@@ -53,12 +54,17 @@ async fn blobs_are_seen_only_where_they_are_linked(db: &Db) {
     let (here, there) = (repository("blobs/here"), repository("blobs/there"));
     let digest = Digest::sha256(b"blob");
     let size = 5_000_000_000;
-    db.upload_create("u-1", &here).await.unwrap();
-    for _ in 0..2 {
-        db.blob_commit(&here, &digest, size, Some("u-1")).await.unwrap();
+    begin(db, "u-1", &here).await;
+    for (key, upload) in [("b/first", Some("u-1")), ("b/second", None)] {
+        let stored_at = db.blob_commit(&here, &digest, size, key, upload).await.unwrap();
+        assert_eq!(stored_at, "b/first", "the bytes that came first stay");
     }
     assert!(db.upload_get(&here, "u-1").await.unwrap().is_none());
-    assert_eq!(db.blob_linked(&here, &digest).await.unwrap(), Some(size));
+    let row = BlobRow {
+        size_bytes: 5_000_000_000,
+        storage_key: "b/first".to_owned(),
+    };
+    assert_eq!(db.blob_linked(&here, &digest).await.unwrap().as_ref(), Some(&row));
     assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), None);
     assert!(
         !db.blob_mount(&there, &repository("blobs/third"), &digest)
@@ -68,32 +74,96 @@ async fn blobs_are_seen_only_where_they_are_linked(db: &Db) {
     assert!(db.blob_mount(&here, &there, &digest).await.unwrap());
     assert!(db.blob_unlink(&here, &digest).await.unwrap());
     assert!(!db.blob_unlink(&here, &digest).await.unwrap());
-    assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), Some(size));
+    assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), Some(row));
+}
+
+const NOTHING: UploadStanding<'_> = UploadStanding {
+    offset_bytes: 0,
+    hash_state: b"empty",
+    storage_place: "{}",
+};
+
+async fn begin(db: &Db, id: &str, repository: &RepositoryName) {
+    let began = db
+        .upload_create(id, repository, Algorithm::Sha256, &NOTHING)
+        .await;
+    began.unwrap();
 }
 
 async fn uploads_belong_to_their_repository(db: &Db) {
     let (mine, other) = (repository("uploads/mine"), repository("uploads/other"));
-    db.upload_create("u-2", &mine).await.unwrap();
-    db.upload_advance("u-2", 7).await.unwrap();
+    begin(db, "u-2", &mine).await;
+    let standing = UploadStanding {
+        offset_bytes: 7,
+        hash_state: &[0, 255, 1],
+        storage_place: "{\"k\":1}",
+    };
+    let saved = db
+        .upload_save("u-2", "", 0, Some((Algorithm::Sha512, &standing)))
+        .await;
+    assert!(saved.unwrap());
+    let row = db.upload_get(&mine, "u-2").await.unwrap().unwrap();
+    assert_eq!((row.offset_bytes, row.algorithm.as_str()), (7, "sha512"));
     assert_eq!(
-        db.upload_get(&mine, "u-2").await.unwrap().unwrap().offset_bytes,
-        7
+        (row.hash_state.as_slice(), row.storage_place.as_str()),
+        (standing.hash_state, standing.storage_place)
     );
     assert!(db.upload_get(&other, "u-2").await.unwrap().is_none());
-    assert!(
-        !db.upload_stale(now_ms() - 60_000)
-            .await
-            .unwrap()
-            .contains(&"u-2".to_owned())
-    );
-    assert!(
-        db.upload_stale(now_ms() + 60_000)
-            .await
-            .unwrap()
-            .contains(&"u-2".to_owned())
-    );
+    let stale = async |before_ms| db.upload_stale(before_ms).await.unwrap();
+    assert!(!stale(now_ms() - 60_000).await.contains(&"u-2".to_owned()));
+    assert!(stale(now_ms() + 60_000).await.contains(&"u-2".to_owned()));
     assert!(db.upload_delete("u-2").await.unwrap());
     assert!(!db.upload_delete("u-2").await.unwrap());
+}
+
+async fn one_at_a_time_writes_to_an_upload(db: &Db) {
+    let (mine, other) = (repository("uploads/leased"), repository("uploads/other"));
+    begin(db, "u-3", &mine).await;
+    let later = now_ms() + 60_000;
+    let lease = async |repository, owner, until_ms| match db
+        .upload_lease(repository, "u-3", owner, until_ms)
+        .await
+        .unwrap()
+    {
+        UploadLease::Held(row) => {
+            assert_eq!(row.offset_bytes, 0);
+            "held"
+        }
+        UploadLease::Busy => "busy",
+        UploadLease::Unknown => "unknown",
+    };
+    assert_eq!(lease(Some(&other), "a", later).await, "unknown");
+    assert_eq!(lease(Some(&mine), "a", later).await, "held");
+    assert_eq!(lease(Some(&mine), "b", later).await, "busy");
+    assert_eq!(lease(None, "b", later).await, "busy");
+    assert!(!db.upload_save("u-3", "b", 0, None).await.unwrap());
+    assert!(db.upload_save("u-3", "a", later, None).await.unwrap());
+    assert_eq!(lease(Some(&mine), "b", later).await, "busy");
+    assert!(db.upload_save("u-3", "a", 0, None).await.unwrap());
+    // Given back; and one that has run out is taken over.
+    assert_eq!(lease(Some(&mine), "b", now_ms() - 1).await, "held");
+    assert_eq!(lease(None, "c", later).await, "held");
+    let standing = Some((Algorithm::Sha256, &NOTHING));
+    assert!(!db.upload_save("u-3", "b", 0, standing).await.unwrap());
+    assert!(db.upload_delete("u-3").await.unwrap());
+    assert_eq!(lease(None, "c", later).await, "unknown");
+}
+
+async fn two_at_once_cannot_both_have_an_upload(db: &Db) {
+    let mine = repository("uploads/raced");
+    begin(db, "u-4", &mine).await;
+    let until_ms = now_ms() + 60_000;
+    let mut racers = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (db, mine) = (db.clone(), mine.clone());
+        racers.spawn(async move {
+            let owner = number.to_string();
+            let lease = db.upload_lease(Some(&mine), "u-4", &owner, until_ms).await;
+            matches!(lease.unwrap(), UploadLease::Held(_))
+        });
+    }
+    let held = racers.join_all().await.into_iter().filter(|held| *held).count();
+    assert_eq!(held, 1);
 }
 
 async fn tags_move_and_go_with_their_manifest(db: &Db) {
@@ -196,7 +266,9 @@ async fn conditions_decide_in_one_statement(db: &Db) {
 async fn children_are_held_as_blobs_or_as_manifests(db: &Db) {
     let name = repository("children");
     let digests: Vec<Digest> = (0..1200u32).map(|n| Digest::sha256(&n.to_le_bytes())).collect();
-    db.blob_commit(&name, &digests[0], 4, None).await.unwrap();
+    db.blob_commit(&name, &digests[0], 4, "b/some", None)
+        .await
+        .unwrap();
     let tags = [tag("t")];
     db.manifest_put(&name, &manifest(&digests[1199], b"m", &digests, &tags))
         .await
@@ -221,7 +293,7 @@ async fn settings_are_kept_for_repositories_to_come(db: &Db) {
 async fn repositories_that_link_a_blob_are_found(db: &Db) {
     let digest = Digest::sha256(b"linked by many");
     for name in ["link/a", "link/b", "link/c"] {
-        db.blob_commit(&repository(name), &digest, 14, None)
+        db.blob_commit(&repository(name), &digest, 14, "b/some", None)
             .await
             .unwrap();
     }
@@ -314,6 +386,8 @@ async fn keeps_its_promises(db: &Db) {
     accounts_are_replaced_by_name(db).await;
     blobs_are_seen_only_where_they_are_linked(db).await;
     uploads_belong_to_their_repository(db).await;
+    one_at_a_time_writes_to_an_upload(db).await;
+    two_at_once_cannot_both_have_an_upload(db).await;
     tags_move_and_go_with_their_manifest(db).await;
     tags_are_listed_bytewise_after_any_text(db).await;
     referrers_are_found_by_subject(db).await;

@@ -23,10 +23,11 @@ use sqlx::sqlite::{
 };
 
 pub use accounts::AccountRow;
+pub use blobs::BlobRow;
 pub use manifests::{Condition, ManifestRow, Named, NewManifest, ReferrerQuery, ReferrerRow};
 pub use repositories::RepositorySettingRow;
 pub use tags::TagRow;
-pub use uploads::UploadRow;
+pub use uploads::{UploadLease, UploadRow, UploadStanding};
 
 /// Runs a body on the pool for reading.
 macro_rules! read {
@@ -143,6 +144,11 @@ impl Db {
             return Err(DbError::Url(url.to_owned()));
         };
         Ok(Self { pools })
+    }
+
+    /// Whether other processes may use the same database. SQLite belongs to one process, which then needs no lease.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.pools, Pools::Postgres(_))
     }
 
     /// Closes all connections, after those in use are returned.

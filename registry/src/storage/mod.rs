@@ -1,25 +1,42 @@
-//! Blob bytes: reading through object_store, writing durably, and where everything lies.
+//! Blob bytes: where they lie, reading them, and writing them durably.
 //!
-//! Writing goes to `uploads/<id>` while hashing; commit syncs the file, renames it to its digest in the same file
-//! system and syncs the directory, so that no byte is copied and an acknowledged blob survives a power cut.
-//! object_store's local writer does not sync directories, which is why the writer is ours. Reading takes large
-//! blocks off the async threads with one block of read-ahead: many small hops cost a multiple of the copy itself.
+//! Storage is a local directory or an object store (S3, GCS, Azure, memory). An upload is hashed on its way to its
+//! final place, and commit copies no byte: in a directory it is a rename in the same file system, in a store the last
+//! step of a multipart transfer. All that is needed to go on with an upload is its [`UploadState`], so that any
+//! process can. Reading takes large blocks off the async threads with one block of read-ahead: many small hops cost a
+//! multiple of the copy itself.
 
+mod backend;
+mod cloud;
+mod directory;
+#[cfg(test)]
+mod faults;
 pub mod keys;
+#[cfg(test)]
+mod promises;
 mod reader;
-mod writer;
+mod upload;
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::stream::{BoxStream, StreamExt};
+use object_store::ObjectStore;
 use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
 use oci::Digest;
+use url::Url;
 
-pub use reader::{BlobStream, read_growing};
-pub use writer::{UploadWriter, Written};
+use cloud::{Cloud, failed};
+use upload::Inner;
+
+pub use backend::Location;
+pub use keys::ObjectKey;
+pub use reader::{BlobStream, Growing};
+pub use upload::{Commit, UploadState, UploadWriter};
 
 /// A failure of storage, naming the step and the subject.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +62,12 @@ pub enum StorageError {
         source: object_store::Error,
     },
     /// The database says that there is a blob but its bytes are missing.
-    #[error("the bytes of {0} are missing from storage")]
-    Missing(Digest),
-    /// An upload's file is gone or shorter than what was acknowledged: the process died between the rename of a
-    /// finished upload and its row.
-    #[error("the bytes of the upload {0} are missing from storage")]
-    UploadLost(PathBuf),
+    #[error("the bytes at {0} are missing from storage")]
+    Missing(String),
+    /// What was acknowledged of an upload is gone: the process died between the commit of a finished upload and its
+    /// row.
+    #[error("the bytes of an upload are missing from storage at {0}")]
+    UploadLost(String),
 }
 
 impl StorageError {
@@ -70,70 +87,98 @@ fn at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Stora
     }
 }
 
-/// Blob storage in a local directory, cheap to clone.
+/// A blob that storage says was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Under this digest; nobody has checked it since.
+    pub digest: Digest,
+    /// Where its bytes are.
+    pub key: ObjectKey,
+    /// How many.
+    pub size_bytes: u64,
+}
+
+/// Blob storage, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BlobStore {
-    root: Arc<Path>,
-    objects: Arc<LocalFileSystem>,
+    backend: Backend,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Directory {
+        root: Arc<Path>,
+        objects: Arc<LocalFileSystem>,
+    },
+    Cloud(Arc<Cloud>),
 }
 
 impl BlobStore {
-    /// Opens storage at `root`, creating the directories that are missing.
+    /// Opens storage at `location`. A directory gets the directories that it lacks; `spool` is a local directory
+    /// that uploads to an object store go through, made when it is needed.
     ///
     /// # Errors
-    /// When the directories cannot be created.
-    pub fn open(root: &Path) -> Result<Self, StorageError> {
+    /// When a directory cannot be created, or the location's options do not fit together.
+    pub fn open(location: &Location, spool: &Path) -> Result<Self, StorageError> {
+        let backend = match location.as_directory() {
+            Some(root) => Self::open_directory(root)?,
+            None => {
+                std::fs::create_dir_all(spool).map_err(at("create", spool))?;
+                Backend::Cloud(Arc::new(location.client(spool.to_owned())?))
+            }
+        };
+        Ok(Self { backend })
+    }
+
+    fn open_directory(root: &Path) -> Result<Backend, StorageError> {
         // All of them now, so that committing a blob makes an entry in a directory that is durable already.
         for directory in keys::directories() {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).map_err(at("create", &path))?;
         }
         for directory in keys::parents() {
-            writer::sync_directory(&root.join(directory))?;
+            directory::sync_directory(&root.join(directory))?;
         }
         let root = root.canonicalize().map_err(at("open", root))?;
-        let objects = LocalFileSystem::new_with_prefix(&root).map_err(|source| StorageError::Store {
-            step: "open",
-            key: root.display().to_string(),
-            source,
-        })?;
-        Ok(Self {
+        let objects = LocalFileSystem::new_with_prefix(&root);
+        let objects = objects.map_err(failed("open", &root.display().to_string()))?;
+        Ok(Backend::Directory {
             root: root.into(),
             objects: Arc::new(objects),
         })
     }
 
-    /// Streams `range` of a blob.
+    fn object(&self, key: &ObjectKey) -> (&dyn ObjectStore, object_store::path::Path) {
+        match &self.backend {
+            Backend::Directory { objects, .. } => (objects.as_ref(), key.as_str().into()),
+            Backend::Cloud(cloud) => (cloud.objects.as_ref(), cloud.path(key.as_str())),
+        }
+    }
+
+    /// Streams `range` of a blob of `size_bytes`.
     ///
     /// # Errors
     /// [`StorageError::Missing`] when there are no such bytes.
-    pub async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<BlobStream, StorageError> {
-        let key = keys::blob(digest);
-        match self.objects.get(&key.as_str().into()).await {
-            Ok(found) => Ok(reader::stream(found, range)),
-            Err(object_store::Error::NotFound { .. }) => Err(StorageError::Missing(digest.clone())),
-            Err(source) => Err(StorageError::Store {
-                step: "read",
-                key,
-                source,
-            }),
-        }
+    pub async fn read(
+        &self,
+        key: &ObjectKey,
+        size_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<BlobStream, StorageError> {
+        let (objects, path) = self.object(key);
+        reader::ranged(objects, path, size_bytes, range).await
     }
 
     /// The size of a blob's bytes; `None` when there are none.
     ///
     /// # Errors
     /// When storage fails.
-    pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
-        let key = keys::blob(digest);
-        match self.objects.head(&key.as_str().into()).await {
+    pub async fn size(&self, key: &ObjectKey) -> Result<Option<u64>, StorageError> {
+        let (objects, path) = self.object(key);
+        match objects.head(&path).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(source) => Err(StorageError::Store {
-                step: "look up",
-                key,
-                source,
-            }),
+            Err(source) => Err(failed("look up", key.as_str())(source)),
         }
     }
 
@@ -141,129 +186,140 @@ impl BlobStore {
     ///
     /// # Errors
     /// When storage fails.
-    pub async fn delete(&self, digest: &Digest) -> Result<(), StorageError> {
-        let key = keys::blob(digest);
-        match self.objects.delete(&key.as_str().into()).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(StorageError::Store {
-                step: "delete",
+    pub async fn delete(&self, digest: &Digest, key: &ObjectKey) -> Result<(), StorageError> {
+        match &self.backend {
+            Backend::Directory { objects, .. } => match objects.delete(&key.as_str().into()).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(source) => Err(failed("delete", key.as_str())(source)),
+            },
+            Backend::Cloud(cloud) => {
+                cloud.remove(key.as_str()).await?;
+                cloud.remove(&keys::journal(digest, key)).await
+            }
+        }
+    }
+
+    /// A URL by which anybody GETs the blob from the object store for as long as `lifetime`; `None` when this
+    /// storage makes none.
+    ///
+    /// # Errors
+    /// When the store's credentials do not allow it.
+    pub async fn presign(&self, key: &ObjectKey, lifetime: Duration) -> Result<Option<Url>, StorageError> {
+        let Backend::Cloud(cloud) = &self.backend else {
+            return Ok(None);
+        };
+        let Some(signer) = &cloud.signer else {
+            return Ok(None);
+        };
+        let signed = signer
+            .signed_url(http::Method::GET, &cloud.path(key.as_str()), lifetime)
+            .await;
+        signed.map(Some).map_err(failed("sign a URL of", key.as_str()))
+    }
+
+    /// Every blob that storage says was committed, in no order: what the database can be rebuilt from. Entries
+    /// without bytes are left out.
+    pub fn committed(&self) -> BoxStream<'static, Result<StoredBlob, StorageError>> {
+        let store = self.clone();
+        let (objects, path): (Arc<dyn ObjectStore>, _) = match &self.backend {
+            Backend::Directory { objects, .. } => (objects.clone(), keys::BLOBS.into()),
+            Backend::Cloud(cloud) => (cloud.objects.clone(), cloud.path(keys::JOURNAL)),
+        };
+        objects
+            .list(Some(&path))
+            .filter_map(move |listed| {
+                let store = store.clone();
+                async move { store.committed_entry(listed).await.transpose() }
+            })
+            .boxed()
+    }
+
+    async fn committed_entry(
+        &self,
+        listed: object_store::Result<object_store::ObjectMeta>,
+    ) -> Result<Option<StoredBlob>, StorageError> {
+        let meta = listed.map_err(failed("list", keys::JOURNAL))?;
+        let (entry, size_bytes) = match &self.backend {
+            Backend::Directory { .. } => (keys::file_entry(meta.location.as_ref()), Some(meta.size)),
+            Backend::Cloud(cloud) => match cloud.key(&meta.location).and_then(keys::journal_entry) {
+                Some((digest, key)) => {
+                    let size_bytes = self.size(&key).await?;
+                    (Some((digest, key)), size_bytes)
+                }
+                None => (None, None),
+            },
+        };
+        Ok(entry
+            .zip(size_bytes)
+            .map(|((digest, key), size_bytes)| StoredBlob {
+                digest,
                 key,
-                source,
-            }),
-        }
+                size_bytes,
+            }))
     }
 
-    /// Opens the upload `id` for writing at `offset`, cutting off whatever lies behind it: bytes that were never
-    /// acknowledged. Bytes before it are hashed again.
+    /// Opens the upload `id` where `state` says; whatever lies behind was never acknowledged and is dropped.
     ///
     /// # Errors
-    /// When storage fails; [`StorageError::UploadLost`] when the upload is shorter than `offset`.
-    pub async fn upload_open(&self, id: &str, offset: u64) -> Result<UploadWriter, StorageError> {
-        let path = self.root.join(keys::upload(id));
-        writer::open(self.root.clone(), path, offset).await
+    /// When storage fails; [`StorageError::UploadLost`] when what was acknowledged is gone.
+    pub async fn upload_open(&self, id: &str, state: UploadState) -> Result<UploadWriter, StorageError> {
+        Ok(UploadWriter(match &self.backend {
+            Backend::Directory { root, .. } => {
+                Inner::Directory(directory::open(root.clone(), id, state).await?.0)
+            }
+            Backend::Cloud(cloud) => Inner::Cloud(Box::new(cloud::open(cloud.clone(), state))),
+        }))
     }
 
-    /// The path of a stored blob, for those who followed it while it grew.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(keys::blob(digest))
-    }
-
-    /// The path of a growing upload, for those who follow it.
-    pub fn upload_path(&self, id: &str) -> PathBuf {
-        self.root.join(keys::upload(id))
-    }
-
-    /// Throws away the bytes of an upload; nothing happens when there are none.
+    /// Opens a new upload `id`, and what it writes for those who follow it. The bytes stay readable there after the
+    /// upload has ended.
     ///
     /// # Errors
-    /// When the file cannot be removed.
-    pub async fn upload_discard(&self, id: &str) -> Result<(), StorageError> {
-        let path = self.root.join(keys::upload(id));
-        match tokio::fs::remove_file(&path).await {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StorageError::Io {
-                step: "remove",
-                path,
-                source,
-            }),
-            _ => Ok(()),
+    /// When storage fails.
+    pub async fn upload_follow(
+        &self,
+        id: &str,
+        state: UploadState,
+    ) -> Result<(UploadWriter, Growing), StorageError> {
+        match &self.backend {
+            Backend::Directory { root, .. } => {
+                let (writer, growing) = directory::open(root.clone(), id, state).await?;
+                Ok((UploadWriter(Inner::Directory(writer)), growing))
+            }
+            Backend::Cloud(cloud) => {
+                let (writer, growing) = cloud::open_followed(cloud.clone(), state).await?;
+                Ok((UploadWriter(Inner::Cloud(Box::new(writer))), growing))
+            }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use futures::TryStreamExt;
-
-    use super::*;
-
-    async fn all(mut stream: BlobStream) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while let Some(block) = stream.try_next().await.unwrap() {
-            bytes.extend_from_slice(&block);
+    /// Throws away the bytes of the upload `id`, which stands at `state`; nothing happens when there are none.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub async fn upload_discard(&self, id: &str, state: &UploadState) -> Result<(), StorageError> {
+        match &self.backend {
+            Backend::Directory { root, .. } => {
+                let path = root.join(keys::upload(id));
+                match tokio::fs::remove_file(&path).await {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        Err(at("remove", &path)(source))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Backend::Cloud(cloud) => cloud.discard(&state.place).await,
         }
-        bytes
     }
 
-    /// The promises of blob storage, on whatever `store` is.
-    async fn keeps_its_promises(store: BlobStore) {
-        let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
-        let digest = Digest::sha256(&content);
-        assert_eq!(store.size(&digest).await.unwrap(), None);
-        assert!(matches!(
-            store.read(&digest, 0..1).await,
-            Err(StorageError::Missing(_))
-        ));
-
-        let mut writer = store.upload_open("u1", 0).await.unwrap();
-        writer
-            .write(Bytes::copy_from_slice(&content[..5_000_000]))
-            .await
-            .unwrap();
-        assert_eq!(writer.suspend().await.unwrap(), 5_000_000);
-
-        // Bytes behind the acknowledged offset are not part of the upload.
-        let mut writer = store.upload_open("u1", 4_000_000).await.unwrap();
-        writer
-            .write(Bytes::copy_from_slice(&content[4_000_000..]))
-            .await
-            .unwrap();
-        let written = writer.finish().await.unwrap();
-        assert_eq!(
-            (written.size_bytes(), written.sha256()),
-            (content.len() as u64, &digest)
-        );
-        written.commit(&digest).await.unwrap();
-
-        assert_eq!(store.size(&digest).await.unwrap(), Some(content.len() as u64));
-        assert_eq!(
-            all(store.read(&digest, 0..content.len() as u64).await.unwrap()).await,
-            content
-        );
-        let range = 1_048_570..2_097_160;
-        let part = all(store
-            .read(&digest, range.start as u64..range.end as u64)
-            .await
-            .unwrap())
-        .await;
-        assert_eq!(part, content[range]);
-
-        store.delete(&digest).await.unwrap();
-        store.delete(&digest).await.unwrap();
-        assert_eq!(store.size(&digest).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_directory_keeps_the_promises_of_storage() {
-        let directory = tempfile::tempdir().unwrap();
-        keeps_its_promises(BlobStore::open(directory.path()).unwrap()).await;
-    }
-
-    #[tokio::test]
-    async fn an_upload_shorter_than_its_offset_is_an_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(directory.path()).unwrap();
-        let lost = store.upload_open("u", 1).await;
-        assert!(matches!(lost, Err(StorageError::UploadLost(_))));
+    /// Removes the object that an upload needed until it went on.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn upload_supersede(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        match &self.backend {
+            Backend::Directory { .. } => Ok(()),
+            Backend::Cloud(cloud) => cloud.remove(key.as_str()).await,
+        }
     }
 }

@@ -1,16 +1,21 @@
 //! Streams a blob in large blocks, read off the async threads one block ahead of the reader.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use object_store::{GetResult, GetResultPayload};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 
-use super::StorageError;
+use super::cloud::failed;
+use super::{StorageError, at};
 
 /// The bytes of a blob, block by block. Dropping it stops the reading.
 pub type BlobStream = BoxStream<'static, Result<Bytes, StorageError>>;
@@ -19,38 +24,84 @@ pub type BlobStream = BoxStream<'static, Result<Bytes, StorageError>>;
 /// with two blocks each stay under 128 MiB.
 const BLOCK_BYTES: u64 = 1024 * 1024;
 
-/// Streams `range` of what object_store found.
-pub fn stream(found: GetResult, range: Range<u64>) -> BlobStream {
-    let key = found.meta.location.to_string();
-    match found.payload {
-        GetResultPayload::File(file, path) => file_stream(file, path, range),
-        GetResultPayload::Stream(bytes) => skip(bytes, range)
-            .map_err(move |source| StorageError::Store {
-                step: "read",
-                key: key.clone(),
-                source,
-            })
-            .boxed(),
+/// Streams `range` of an object of `size_bytes`.
+///
+/// # Errors
+/// [`StorageError::Missing`] when there is no such object.
+pub(super) async fn ranged(
+    objects: &dyn ObjectStore,
+    path: object_store::path::Path,
+    size_bytes: u64,
+    range: Range<u64>,
+) -> Result<BlobStream, StorageError> {
+    if range.is_empty() {
+        // Stores refuse a range without bytes.
+        return Ok(stream::empty().boxed());
+    }
+    // A range that is the whole object may be answered as such, which object_store takes for a mistake.
+    let part = (range != (0..size_bytes)).then(|| GetRange::Bounded(range.clone()));
+    let options = GetOptions {
+        range: part,
+        ..GetOptions::default()
+    };
+    match objects.get_opts(&path, options).await {
+        Ok(found) => match found.payload {
+            GetResultPayload::File(file, path) => Ok(file_stream(file, path, range)),
+            GetResultPayload::Stream(bytes) => Ok(network_stream(bytes, path.to_string(), range)),
+        },
+        Err(object_store::Error::NotFound { .. }) => Err(StorageError::Missing(path.to_string())),
+        Err(source) => Err(failed("read", path.as_ref())(source)),
     }
 }
 
-fn skip(
-    bytes: BoxStream<'static, object_store::Result<Bytes>>,
+/// Gathers what comes from the network into blocks, one ahead of the reader.
+fn network_stream(
+    mut bytes: BoxStream<'static, object_store::Result<Bytes>>,
+    key: String,
     range: Range<u64>,
-) -> BoxStream<'static, object_store::Result<Bytes>> {
-    let mut position = 0;
-    bytes
-        .try_filter_map(move |block| {
-            let start = range.start.clamp(position, position + block.len() as u64) - position;
-            let end = range.end.clamp(position, position + block.len() as u64) - position;
-            position += block.len() as u64;
-            let part = block.slice(start as usize..end as usize);
-            std::future::ready(Ok((!part.is_empty()).then_some(part)))
-        })
-        .boxed()
+) -> BlobStream {
+    let (blocks, queue) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut left = range.end - range.start;
+        let mut block = BytesMut::new();
+        while left > 0 {
+            // Cancel safe: when the reader has gone, nothing is needed any more.
+            let next = tokio::select! {
+                next = bytes.next() => next,
+                () = blocks.closed() => return,
+            };
+            let frame = match next {
+                Some(Ok(frame)) => frame,
+                Some(Err(source)) => {
+                    let _ = blocks.send(Err(failed("read", &key)(source))).await;
+                    return;
+                }
+                None => {
+                    let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    let _ = blocks.send(Err(at("read", Path::new(&key))(source))).await;
+                    return;
+                }
+            };
+            left = left.saturating_sub(frame.len() as u64);
+            if block.is_empty() && frame.len() as u64 >= BLOCK_BYTES {
+                // Already large.
+                if blocks.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            block.extend_from_slice(&frame);
+            if (block.len() as u64 >= BLOCK_BYTES || left == 0)
+                && blocks.send(Ok(block.split().freeze())).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(queue).boxed()
 }
 
-type Read = JoinHandle<std::io::Result<(File, Bytes)>>;
+type Read = JoinHandle<io::Result<(File, Bytes)>>;
 
 struct Reading {
     next: Option<Read>,
@@ -76,11 +127,7 @@ fn file_stream(file: File, path: PathBuf, range: Range<u64>) -> BlobStream {
             path: reading.path.clone(),
             source,
         };
-        let (file, block) = next
-            .await
-            .map_err(std::io::Error::other)
-            .and_then(|r| r)
-            .map_err(io)?;
+        let (file, block) = next.await.map_err(io::Error::other).and_then(|r| r).map_err(io)?;
         reading.position += block.len() as u64;
         if reading.position < reading.end {
             reading.next = Some(read_block(file, reading.position, reading.end));
@@ -92,16 +139,45 @@ fn file_stream(file: File, path: PathBuf, range: Range<u64>) -> BlobStream {
 
 fn read_block(file: File, position: u64, end: u64) -> Read {
     tokio::task::spawn_blocking(move || {
-        let length = (end - position).min(BLOCK_BYTES) as usize;
-        let mut block = vec![0; length];
-        file.read_exact_at(&mut block, position)?;
-        Ok((file, block.into()))
+        let block = block(&file, position, end)?;
+        Ok((file, block))
     })
 }
 
-/// Reads at most one block of a growing file at `path` from `position`, not beyond `end`.
-pub async fn read_growing(file: File, position: u64, end: u64) -> std::io::Result<(File, Bytes)> {
-    read_block(file, position, end)
-        .await
-        .map_err(std::io::Error::other)?
+fn block(file: &File, position: u64, end: u64) -> io::Result<Bytes> {
+    let length = (end - position).min(BLOCK_BYTES) as usize;
+    let mut block = vec![0; length];
+    file.read_exact_at(&mut block, position)?;
+    Ok(block.into())
+}
+
+/// A file that is being written to, for those who read it meanwhile. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Growing {
+    file: Arc<File>,
+    written: watch::Receiver<u64>,
+}
+
+impl Growing {
+    pub(super) fn new(file: File, written: watch::Receiver<u64>) -> Self {
+        Self {
+            file: Arc::new(file),
+            written,
+        }
+    }
+
+    /// How many bytes can be read; it closes when the writing ends.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.clone()
+    }
+
+    /// Reads at most one block from `position`, not beyond `end`, which must have been written.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn read(&self, position: u64, end: u64) -> io::Result<Bytes> {
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || block(&file, position, end));
+        read.await.map_err(io::Error::other)?
+    }
 }

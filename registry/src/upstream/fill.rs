@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use uuid::Uuid;
 
 use crate::content::ContentError;
 use crate::db::Db;
-use crate::storage::{BlobStore, StorageError, read_growing};
+use crate::storage::{BlobStore, Commit, Growing, ObjectKey, StorageError, UploadState, UploadWriter};
 
 /// Attempts to go on after a cut before a fill is given up.
 const ATTEMPTS: u32 = 5;
@@ -39,18 +38,18 @@ pub enum FillError {
     Content(ContentError),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Filling,
-    Stored,
+    /// At this key.
+    Stored(ObjectKey),
     Failed,
 }
 
 #[derive(Debug)]
 struct Fill {
     size_bytes: u64,
-    path: PathBuf,
-    written: watch::Receiver<u64>,
+    growing: Growing,
     outcome: watch::Receiver<Outcome>,
     /// Repositories to link the blob to once it is stored.
     repositories: Arc<Mutex<Vec<RepositoryName>>>,
@@ -106,28 +105,16 @@ impl Fills {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(repository.clone());
-        if *fill.outcome.borrow() == Outcome::Stored {
+        let outcome = fill.outcome.borrow().clone();
+        if let Outcome::Stored(key) = outcome {
             // It ended between our look at the database and now; the list may have been worked off already.
-            self.link(repository, digest, fill.size_bytes).await?;
+            let linked = self
+                .db
+                .blob_commit(repository, digest, fill.size_bytes, key.as_str(), None)
+                .await;
+            linked.map_err(|error| FillError::Content(error.into()))?;
         }
-        let file =
-            std::fs::File::open(&fill.path).or_else(|_| std::fs::File::open(self.blobs.blob_path(digest)));
-        let file = file.map_err(|source| {
-            FillError::Content(
-                StorageError::Io {
-                    step: "open",
-                    path: fill.path.clone(),
-                    source,
-                }
-                .into(),
-            )
-        })?;
-        Ok(Following { file, fill })
-    }
-
-    async fn link(&self, repository: &RepositoryName, digest: &Digest, size: u64) -> Result<(), FillError> {
-        let linked = self.db.blob_commit(repository, digest, size, None).await;
-        linked.map_err(|error| FillError::Content(error.into()))
+        Ok(Following { fill })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Slot>> {
@@ -145,13 +132,13 @@ impl Fills {
         let body = start(0).await.map_err(FillError::Upstream)?;
         let id = Uuid::new_v4().to_string();
         let storage = |error: StorageError| FillError::Content(error.into());
-        let writer = self.blobs.upload_open(&id, 0).await.map_err(storage)?;
+        let state = UploadState::begin(digest.algorithm());
+        let (writer, growing) = self.blobs.upload_follow(&id, state).await.map_err(storage)?;
         let (outcome_sender, outcome) = watch::channel(Outcome::Filling);
         let repositories = Arc::new(Mutex::new(Vec::new()));
         let fill = Arc::new(Fill {
             size_bytes: body.size_bytes,
-            path: self.blobs.upload_path(&id),
-            written: writer.written(),
+            growing,
             outcome,
             repositories: repositories.clone(),
         });
@@ -168,16 +155,21 @@ impl Fills {
         self.tasks.spawn(async move {
             let id = work.id.clone();
             let blobs = work.blobs.clone();
+            let progress = writer.progress();
             let result = tokio::select! {
-                // A fill that is dropped leaves an upload file, removed below.
+                // A fill that is dropped leaves what it wrote, removed below.
                 result = work.run(writer, body, start) => result,
                 () = stopping.cancelled() => Err("the server is stopping".to_owned()),
             };
             let outcome = match result {
-                Ok(()) => Outcome::Stored,
+                Ok(key) => Outcome::Stored(key),
                 Err(error) => {
                     tracing::warn!(%digest, error, "a fill of {digest} failed");
-                    if let Err(error) = blobs.upload_discard(&id).await {
+                    let reached = match progress {
+                        Some(progress) => progress.borrow().clone(),
+                        None => UploadState::begin(digest.algorithm()),
+                    };
+                    if let Err(error) = blobs.upload_discard(&id, &reached).await {
                         tracing::warn!(%error, "cannot remove the rest of a failed fill");
                     }
                     Outcome::Failed
@@ -211,12 +203,7 @@ struct Work {
 }
 
 impl Work {
-    async fn run<F>(
-        self,
-        mut writer: crate::storage::UploadWriter,
-        mut body: BlobBody,
-        start: F,
-    ) -> Result<(), String>
+    async fn run<F>(self, mut writer: UploadWriter, mut body: BlobBody, start: F) -> Result<ObjectKey, String>
     where
         F: Fn(u64) -> BoxFuture<'static, Result<BlobBody, ClientError>> + Send,
     {
@@ -255,31 +242,44 @@ impl Work {
                 }
             }
         }
-        let written = writer.finish().await.map_err(|e| e.to_string())?;
-        if !written.has(&self.digest).await.map_err(|e| e.to_string())? {
-            return Err(format!("upstream sent content of digest {}", written.sha256()));
-        }
-        written.commit(&self.digest).await.map_err(|e| e.to_string())?;
+        let key = match writer.commit(&self.digest).await.map_err(|e| e.to_string())? {
+            Commit::Stored { key, .. } => key,
+            Commit::Mismatch { actual } => {
+                return Err(format!("upstream sent content of digest {actual}"));
+            }
+        };
+        self.link(key).await
+    }
+
+    /// Links the blob to every repository that it was wanted for, and returns where its bytes are to be found.
+    async fn link(&self, key: ObjectKey) -> Result<ObjectKey, String> {
         let repositories = self
             .repositories
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let mut stored_at = key.to_string();
         for repository in repositories {
             let linked = self
                 .db
-                .blob_commit(&repository, &self.digest, self.size_bytes, None)
+                .blob_commit(&repository, &self.digest, self.size_bytes, &stored_at, None)
                 .await;
-            linked.map_err(|e| e.to_string())?;
+            stored_at = linked.map_err(|e| e.to_string())?;
         }
-        Ok(())
+        if stored_at != key.as_str()
+            && let Err(error) = self.blobs.delete(&self.digest, &key).await
+        {
+            tracing::warn!(%error, digest = %self.digest, "cannot remove the second copy of {}", self.digest);
+        }
+        stored_at
+            .parse()
+            .map_err(|_| format!("{stored_at} is not a storage key"))
     }
 }
 
 /// A reader of a fill.
 #[derive(Debug)]
 pub struct Following {
-    file: std::fs::File,
     fill: Arc<Fill>,
 }
 
@@ -291,19 +291,19 @@ impl Following {
 
     /// Streams `range`, waiting for bytes that are still to come.
     pub fn stream(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, std::io::Error>> {
-        let Self { file, fill } = self;
-        let state = (file, range.start, fill.written.clone(), fill.outcome.clone());
-        stream::try_unfold(state, move |(file, position, mut written, mut outcome)| {
-            let size = fill.size_bytes;
+        let fill = self.fill;
+        let state = (range.start, fill.growing.written(), fill.outcome.clone());
+        stream::try_unfold(state, move |(position, mut written, mut outcome)| {
+            let (size, growing) = (fill.size_bytes, fill.growing.clone());
             async move {
                 if position >= range.end {
                     return Ok(None);
                 }
                 let readable = loop {
-                    let state = *outcome.borrow_and_update();
+                    let state = outcome.borrow_and_update().clone();
                     let there = *written.borrow_and_update();
                     match state {
-                        Outcome::Stored => break size,
+                        Outcome::Stored(_) => break size,
                         Outcome::Failed => return Err(std::io::Error::other("the fill failed")),
                         // The last byte is held back until the digest is right.
                         Outcome::Filling if there.min(size.saturating_sub(1)) > position => {
@@ -324,9 +324,9 @@ impl Following {
                         return Err(std::io::Error::other("the fill was abandoned"));
                     }
                 };
-                let (file, block) = read_growing(file, position, readable.min(range.end)).await?;
+                let block = growing.read(position, readable.min(range.end)).await?;
                 let position = position + block.len() as u64;
-                Ok(Some((block, (file, position, written, outcome))))
+                Ok(Some((block, (position, written, outcome))))
             }
         })
         .boxed()

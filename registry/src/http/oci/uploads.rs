@@ -61,6 +61,16 @@ fn parse_digest(text: &str) -> Result<Digest, OciError> {
         .map_err(|error: oci::digest::DigestError| OciError::new(ErrorCode::DigestInvalid, error.to_string()))
 }
 
+/// The algorithm that the client will name the blob by, where it says so when it begins.
+fn algorithm(call: &Call) -> Result<Algorithm, OciError> {
+    match call.query("digest-algorithm") {
+        None => Ok(Algorithm::Sha256),
+        Some(text) => text.parse().map_err(|error: oci::digest::DigestError| {
+            OciError::new(ErrorCode::DigestInvalid, error.to_string())
+        }),
+    }
+}
+
 /// Links the blob from the repository that the client names, or from any that it may pull from where it names none.
 /// `false` whatever stands in the way, since the client may still upload.
 async fn mount(call: &Call, to: &RepositoryAccess<Push>, digest: &Digest) -> Result<bool, OciError> {
@@ -167,7 +177,11 @@ pub async fn start(call: Call, body: Body, name: &RepositoryName) -> Result<Resp
         .is_some()
         .then(|| digest(&call))
         .transpose()?;
-    let id = call.app.content.upload_start(&access).await?;
+    let algorithm = match &whole {
+        Some(digest) => digest.algorithm(),
+        None => algorithm(&call)?,
+    };
+    let id = call.app.content.upload_start(&access, algorithm).await?;
     if let Some(digest) = whole {
         let body = announced(&call, body)?;
         let (content, wanted) = (call.app.content.clone(), digest.clone());
