@@ -38,7 +38,12 @@ impl ServerUrl {
 
     /// Whether what is sent there can be read on its way.
     pub fn is_open_to_eavesdroppers(&self) -> bool {
-        self.0.scheme() == "http" && !is_loopback(&self.0)
+        self.0.scheme() == "http" && !self.is_of_this_machine()
+    }
+
+    /// Whether only this machine can reach it.
+    pub fn is_of_this_machine(&self) -> bool {
+        is_loopback(&self.0)
     }
 
     /// As a URL.

@@ -10,11 +10,23 @@ use client::control::operator::OperatorClient;
 
 use crate::compose;
 use crate::connection::Connection;
-use crate::follow::{Lines, follow};
+use crate::follow::{Lines, follow, hint_at_nodes};
 use crate::output::{self, Format, OutputArguments};
+
+/// What `--help` says about compose files.
+const KEYS_HELP: &str = "\
+Keys that are carried out, in compose's meaning: name, services, x-*; in a service image, command, entrypoint,
+environment, env_file, labels, user, working_dir, hostname, read_only, cap_add, cap_drop, ports, expose, restart,
+stop_grace_period, mem_limit, cpus, pids_limit, scale, and of deploy mode: replicated, replicas, resources.limits and
+restart_policy.condition. x-trigger: push (the default) deploys when the tag is pushed, off only by this command.
+
+An image without a host is one of the server's own registry: `acme/web:v1` as pushed there, `dockerhub/library/nginx:1`
+through its cache. Values may hold ${NAME}, ${NAME:-DEFAULT} and ${NAME:?MESSAGE}, from the environment and from the
+file .env beside the compose file. All else is refused, unless --allow names it.";
 
 /// Arguments of `deploy`.
 #[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP)]
 pub struct Deploy {
     /// Only these services of the file; all where none is named.
     #[arg(value_name = "SERVICE")]
@@ -58,8 +70,11 @@ pub async fn run(arguments: Deploy) -> anyhow::Result<()> {
     let (ids, refused) = request(&client, services).await;
     let mut deployments = Vec::new();
     if arguments.detach {
-        for id in ids {
+        for id in &ids {
             eprintln!("deployment {id} goes on; `pierhead deploys --follow` shows it");
+        }
+        if !ids.is_empty() {
+            hint_at_nodes(&client).await;
         }
     } else {
         deployments = follow(&client, &ids, Lines::Progress).await?;

@@ -45,13 +45,9 @@ async fn until_final(client: &OperatorClient, ids: &[u64], lines: Lines) -> anyh
     let mut seen: BTreeMap<u64, Deployment> = BTreeMap::new();
     let mut has_hinted = false;
     let mut heard_at = Instant::now();
-    loop {
-        let is_final = |id: &&u64| seen.get(id).is_some_and(|d| d.state.is_final());
-        let open: Vec<u64> = ids.iter().filter(|id| !is_final(id)).copied().collect();
-        if open.is_empty() {
-            break;
-        }
-        for id in open {
+    let mut open: Vec<u64> = ids.to_vec();
+    while !open.is_empty() {
+        for &id in &open {
             match client.deployment(id).await {
                 Ok(deployment) => {
                     heard_at = Instant::now();
@@ -70,7 +66,10 @@ async fn until_final(client: &OperatorClient, ids: &[u64], lines: Lines) -> anyh
             has_hinted = true;
             hint_at_nodes(client).await;
         }
-        tokio::time::sleep(INTERVAL).await;
+        open.retain(|id| !seen.get(id).is_some_and(|deployment| deployment.state.is_final()));
+        if !open.is_empty() {
+            tokio::time::sleep(INTERVAL).await;
+        }
     }
     let all: Vec<Deployment> = seen.into_values().collect();
     let failed: Vec<String> = all

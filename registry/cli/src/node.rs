@@ -96,6 +96,11 @@ fn show(server: &ServerUrl, token: JoinToken, format: Format) -> anyhow::Result<
         token.token
     )?;
     out.flush()?;
+    if server.is_of_this_machine() {
+        eprintln!(
+            "{server} is this machine; on another one, write the address that it reaches the server by"
+        );
+    }
     eprintln!("run this on the machine; the token is good for one machine, until {until}");
     Ok(())
 }

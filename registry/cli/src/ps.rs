@@ -5,6 +5,7 @@ use api::{PortMapping, Protocol, TaskState, TaskSummary};
 use clap::Args;
 
 use crate::connection::Connection;
+use crate::follow::hint_at_nodes;
 use crate::output::{self, Format, OutputArguments, Table, or_dash, relative, short};
 use crate::service::Named;
 
@@ -40,6 +41,10 @@ pub async fn run(arguments: Ps) -> anyhow::Result<()> {
         let key = |task: &TaskSummary| (task.slot, std::cmp::Reverse(task.revision));
         (&a.service, key(a), &a.id).cmp(&(&b.service, key(b), &b.id))
     });
+    if tasks.is_empty() {
+        eprintln!("nothing runs; `pierhead deploys` tells what was asked for");
+        hint_at_nodes(&client).await;
+    }
     match arguments.output.output {
         Format::Json => output::json(&tasks)?,
         Format::Table => table(&tasks, output::now_ms()).print()?,
