@@ -118,7 +118,10 @@ fn find<'a>(nodes: &'a [NodeSummary], wanted: &str) -> anyhow::Result<&'a NodeSu
         (Some(_), Some(_)) => bail!("several nodes have ids that begin with {wanted}; name one in full"),
         _ => {
             let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-            bail!("there is no node {wanted}; there are: {}", names.join(", "))
+            match names.is_empty() {
+                true => bail!("there is no node {wanted}, and no other"),
+                false => bail!("there is no node {wanted}; there are: {}", names.join(", ")),
+            }
         }
     }
 }
