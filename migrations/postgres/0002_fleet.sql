@@ -1,14 +1,19 @@
 -- Fleet: nodes, services, their revisions and deployments, tasks. Beats of nodes never come here.
 
+-- One row. Whoever holds the lease plans; the epoch grows with every take-over and guards every write of a plan.
 CREATE TABLE cluster (
-    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
-    epoch BIGINT NOT NULL
+    only_row BIGINT NOT NULL PRIMARY KEY CHECK (only_row = 1),
+    id TEXT COLLATE "C" NOT NULL,
+    epoch BIGINT NOT NULL,
+    lease_holder TEXT COLLATE "C",
+    lease_expires_at_ms BIGINT NOT NULL
 );
 
 CREATE TABLE join_token (
     token_hash TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     expires_at_ms BIGINT NOT NULL,
-    used_at_ms BIGINT
+    used_at_ms BIGINT,
+    used_by TEXT COLLATE "C"
 );
 
 CREATE TABLE node (
@@ -21,7 +26,8 @@ CREATE TABLE node (
 );
 
 -- target_revision is what should run, NULL for nothing; tag_digest is what the followed tag was last seen at, so
--- that a push is noticed even when the server died between the push and its deployment.
+-- that a push is noticed even when the server died between the push and its deployment. version grows with every
+-- change of the row or of its deployments, so that a plan made from an older view writes nothing.
 CREATE TABLE service (
     name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     repository TEXT COLLATE "C" NOT NULL,
@@ -31,6 +37,7 @@ CREATE TABLE service (
     replicas BIGINT NOT NULL,
     target_revision BIGINT,
     stable_revision BIGINT,
+    version BIGINT NOT NULL,
     created_at_ms BIGINT NOT NULL
 );
 CREATE INDEX service_by_repository ON service (repository, tag);
@@ -38,17 +45,21 @@ CREATE INDEX service_by_repository ON service (repository, tag);
 CREATE TABLE revision (
     service TEXT COLLATE "C" NOT NULL,
     number BIGINT NOT NULL,
+    repository TEXT COLLATE "C" NOT NULL,
     spec TEXT COLLATE "C" NOT NULL,
     digest TEXT COLLATE "C" NOT NULL,
     created_at_ms BIGINT NOT NULL,
     PRIMARY KEY (service, number)
 );
 
+-- It keeps its digest, since a service that is deleted takes its revisions along.
 CREATE TABLE deployment (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     service TEXT COLLATE "C" NOT NULL,
     revision BIGINT NOT NULL,
+    digest TEXT COLLATE "C" NOT NULL,
     from_revision BIGINT,
+    from_replicas BIGINT,
     cause TEXT COLLATE "C" NOT NULL,
     state TEXT COLLATE "C" NOT NULL,
     replicas BIGINT NOT NULL,

@@ -24,6 +24,10 @@ use sqlx::sqlite::{
 
 pub use accounts::AccountRow;
 pub use blobs::BlobRow;
+pub use fleet::{
+    AssignmentRow, DeploymentRow, DeploymentStep, Joining, NewDeployment, NewTaskRow, NodeRow, PlanWrite,
+    ReportRow, RevisionChoice, RevisionRow, ServiceRow, TagDrift, TaskRow,
+};
 pub use manifests::{Condition, ManifestRow, Named, NewManifest, ReferrerQuery, ReferrerRow};
 pub use repositories::RepositorySettingRow;
 pub use tags::TagRow;
