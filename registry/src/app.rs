@@ -15,6 +15,7 @@ use crate::auth::token::write_private;
 use crate::config::Config;
 use crate::content::{Content, SparsePolicy};
 use crate::db::{Db, now_ms};
+use crate::fleet::Fleet;
 use crate::storage::BlobStore;
 use crate::upstream::Upstreams;
 
@@ -51,6 +52,8 @@ pub struct AppState {
     pub content: Content,
     /// The pull-through cache.
     pub upstreams: Upstreams,
+    /// Nodes, services, deployments.
+    pub fleet: Fleet,
     /// The database, to be closed last.
     pub db: Db,
     /// Work that outlives requests.
@@ -111,12 +114,17 @@ pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
         stopping.clone(),
     );
     tasks.spawn(expire_uploads(content.clone(), stopping.clone()));
+    let fleet = Fleet::open(db.clone(), stopping.clone())
+        .await
+        .context("open the fleet")?;
+    tasks.spawn(fleet.clone().run(content.tag_moves()));
     Ok((
         Arc::new(AppState {
             config,
             auth,
             content,
             upstreams,
+            fleet,
             db,
             tasks,
             stopping,

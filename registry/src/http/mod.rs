@@ -1,6 +1,7 @@
 //! The only code that knows axum: routes, request ids, error bodies, and serving connections.
 
 mod caller;
+mod control;
 mod error;
 mod oci;
 mod serve;
@@ -24,6 +25,7 @@ use crate::app::App;
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
+        .nest("/api/v1", control::router())
         .route("/token", get(token::get).post(token::post))
         .route("/v2", axum::routing::any(oci::handle))
         .route("/v2/", axum::routing::any(oci::handle))
