@@ -2,6 +2,7 @@
 
 mod blobs;
 mod conditional;
+mod leftover;
 mod manifests;
 mod range;
 mod route;
@@ -10,8 +11,9 @@ mod warning;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, HOST};
+use http::header::{ALLOW, EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use oci::reference::ReferenceError;
 use oci::{ErrorCode, RepositoryName};
 use url::form_urlencoded;
 
@@ -102,9 +104,18 @@ fn challenge(app: &App, headers: &HeaderMap, scope: Option<&str>) -> Challenge {
 
 /// Answers any request under `/v2`.
 pub async fn handle(State(app): State<App>, request: Request) -> Response {
-    versioned(match dispatch(app, request).await {
+    let (parts, body) = request.into_parts();
+    // Reading would ask a client that waits for leave to send for all that was just refused.
+    let is_waiting = parts.headers.contains_key(EXPECT);
+    let (body, leftover) = leftover::lend(body);
+    versioned(match dispatch(app, Request::from_parts(parts, body)).await {
         Ok(response) => response,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            if !is_waiting {
+                leftover.drain().await;
+            }
+            error.into_response()
+        }
     })
 }
 
@@ -140,8 +151,11 @@ async fn dispatch(app: App, request: Request) -> Result<Response, OciError> {
             return Err(error.with_status(StatusCode::NOT_FOUND));
         }
         Err(RouteError::Name(error)) => return Err(OciError::new(ErrorCode::NameInvalid, error.to_string())),
-        Err(RouteError::Reference(error)) => {
+        Err(RouteError::Reference(ReferenceError::Digest(error))) => {
             return Err(OciError::new(ErrorCode::DigestInvalid, error.to_string()));
+        }
+        Err(RouteError::Reference(error)) => {
+            return Err(OciError::new(ErrorCode::NameInvalid, error.to_string()));
         }
     };
     let allowed = route.methods();

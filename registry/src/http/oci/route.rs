@@ -63,6 +63,9 @@ impl Route {
         if let Some(name) = head.strip_suffix("/blobs/uploads") {
             return Ok(Self::Upload(parse_name(name)?, parse_upload_id(last)?));
         }
+        if last.is_empty() {
+            return Err(RouteError::NotFound);
+        }
         let last = last.replace("%3A", ":").replace("%3a", ":");
         if let Some(name) = head.strip_suffix("/blobs") {
             return Ok(Self::Blob(parse_name(name)?, parse_digest(&last)?));
