@@ -2,7 +2,9 @@
 //! for conditions, and cleans up whatever happens.
 
 pub mod image;
+pub mod nginx;
 pub mod objects;
+pub mod postgres;
 pub mod process;
 pub mod registry;
 

@@ -40,6 +40,11 @@ impl Registry {
         )
     }
 
+    /// Starts a server without accounts, with `config` as its configuration file.
+    pub fn open_with(config: &str) -> Self {
+        Self::start(&["--open"], config)
+    }
+
     fn start(flags: &[&str], config: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config_path = directory.path().join("registry.toml");
