@@ -166,12 +166,6 @@ pub async fn start(call: Call, body: Body, name: &RepositoryName) -> Result<Resp
             return Ok(created(name, &digest));
         }
     }
-    if let Some(algorithm) = call.query("digest-algorithm") {
-        // A promise about the digest to come. Every algorithm is computed when that is known.
-        algorithm
-            .parse::<Algorithm>()
-            .map_err(|error| OciError::new(ErrorCode::DigestInvalid, error.to_string()))?;
-    }
     let whole = call
         .query("digest")
         .is_some()
