@@ -31,13 +31,16 @@ use crate::{lifecycle, seal, sys};
 /// --log-max-size BYTES --log-max-files N]`.
 pub fn main(args: &[String]) -> ExitCode {
     match create(args) {
-        Ok(shim) => match announce(&Announcement::Created { pid: shim.pid() }).and_then(|()| detach()) {
-            // The agent may be gone before it read the line; the container is there all the same.
-            Ok(()) | Err(_) => match shim.serve() {
+        Ok(shim) => {
+            // The agent may be gone before it read the line; the container is there all the same, and its standard
+            // streams go in either case, because somebody may wait for them to be let go.
+            drop(announce(&Announcement::Created { pid: shim.pid() }));
+            drop(detach());
+            match shim.serve() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
-            },
-        },
+            }
+        }
         Err(failure) => {
             // When nobody reads standard output, the exit code still tells.
             let _ = announce(&Announcement::Error(failure));
