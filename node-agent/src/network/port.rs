@@ -25,7 +25,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A port to publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRequest {
     /// TCP or UDP.
     pub protocol: Protocol,
