@@ -4,6 +4,7 @@
 //! whose pids controller is on v2 works. A container has one directory per hierarchy it uses. Limits are
 //! written before any process is inside. runtime-spec `config-linux.md`, Control groups.
 
+mod stats;
 mod v1;
 mod v2;
 
@@ -142,6 +143,17 @@ impl Cgroup {
                     .is_some_and(|cpu| cpu.quota().is_some_and(|quota| quota > 0)),
             ),
             ("pids", resources.pids().is_some_and(|pids| pids.limit() > 0)),
+            (
+                "hugetlb",
+                resources
+                    .hugepage_limits()
+                    .as_ref()
+                    .is_some_and(|limits| !limits.is_empty()),
+            ),
+            (
+                "rdma",
+                resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty()),
+            ),
         ];
         for (controller, is_needed) in needs {
             if is_needed && !has(controller) {
@@ -279,6 +291,36 @@ impl Cgroup {
             Err(Failure::new(STEP, format!("remove {}", failures.join("; "))))
         }
     }
+}
+
+/// Limits of `resources` on huge pages as (file, text), where `directory` has the controller.
+fn hugetlb(directory: &Directory, resources: &LinuxResources, suffix: &str) -> Vec<(String, String)> {
+    let limits = resources.hugepage_limits().iter().flatten();
+    limits
+        .filter(|_| directory.has("hugetlb"))
+        .map(|limit| {
+            (
+                format!("hugetlb.{}.{suffix}", limit.page_size()),
+                limit.limit().to_string(),
+            )
+        })
+        .collect()
+}
+
+fn rdma(directory: &Directory, resources: &LinuxResources) -> Result<()> {
+    for (device, limit) in resources.rdma().iter().flatten() {
+        let mut line = device.clone();
+        for (key, value) in [
+            ("hca_handle", limit.hca_handles()),
+            ("hca_object", limit.hca_objects()),
+        ] {
+            if let Some(value) = value {
+                line += &format!(" {key}={value}");
+            }
+        }
+        directory.write("rdma.max", &line)?;
+    }
+    Ok(())
 }
 
 impl Directory {

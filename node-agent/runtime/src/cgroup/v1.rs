@@ -19,6 +19,11 @@ pub(super) fn needs(resources: &LinuxResources, controllers: &[String]) -> bool 
                 .hugepage_limits()
                 .as_ref()
                 .is_some_and(|limits| !limits.is_empty()))
+        || (has("rdma") && resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty()))
+        || resources.network().as_ref().is_some_and(|network| {
+            (has("net_cls") && network.class_id().is_some())
+                || (has("net_prio") && network.priorities().is_some())
+        })
 }
 
 /// Makes the directory. A cpuset is born empty and refuses processes until it has cpus and memory nodes, so
@@ -58,6 +63,16 @@ pub(super) fn apply(directory: &Directory, resources: &LinuxResources) -> Result
     }
     if let Some(cpu) = resources.cpu() {
         if directory.has("cpu") {
+            set(
+                directory,
+                "cpu.rt_period_us",
+                cpu.realtime_period().filter(|period| *period != 0),
+            )?;
+            set(
+                directory,
+                "cpu.rt_runtime_us",
+                cpu.realtime_runtime().filter(|runtime| *runtime != 0),
+            )?;
             set(directory, "cpu.shares", cpu.shares().filter(|shares| *shares > 0))?;
             set(
                 directory,
@@ -95,13 +110,43 @@ pub(super) fn apply(directory: &Directory, resources: &LinuxResources) -> Result
     if let Some(rules) = resources.devices().as_ref().filter(|_| directory.has("devices")) {
         devices(directory, rules)?;
     }
+    for (file, line) in super::hugetlb(directory, resources, "limit_in_bytes") {
+        directory.write(&file, &line)?;
+    }
+    if directory.has("rdma") {
+        super::rdma(directory, resources)?;
+    }
+    if let Some(network) = resources.network() {
+        if directory.has("net_cls") {
+            set(directory, "net_cls.classid", network.class_id())?;
+        }
+        for priority in network
+            .priorities()
+            .iter()
+            .flatten()
+            .filter(|_| directory.has("net_prio"))
+        {
+            let line = format!("{} {}", priority.name(), priority.priority());
+            directory.write("net_prio.ifpriomap", &line)?;
+        }
+    }
     if let Some(block_io) = resources.block_io().as_ref().filter(|_| directory.has("blkio")) {
         let bfq = directory.path.join("blkio.bfq.weight").exists();
         set(
             directory,
             if bfq { "blkio.bfq.weight" } else { "blkio.weight" },
-            block_io.weight(),
+            block_io.weight().filter(|weight| *weight != 0),
         )?;
+        for device in block_io.weight_device().iter().flatten() {
+            if let Some(weight) = device.weight() {
+                let file = if bfq {
+                    "blkio.bfq.weight_device"
+                } else {
+                    "blkio.weight_device"
+                };
+                directory.write(file, &format!("{}:{} {weight}", device.major(), device.minor()))?;
+            }
+        }
         let throttles = [
             (
                 "blkio.throttle.read_bps_device",
@@ -135,12 +180,16 @@ fn memory(directory: &Directory, resources: &LinuxResources) -> Result<()> {
         return Ok(());
     };
     let limit = memory.limit().filter(|limit| *limit != 0);
-    let swap = memory.swap().filter(|swap| *swap != 0);
+    // Without a limit on memory there can be none on memory and swap.
+    let swap = memory
+        .swap()
+        .filter(|swap| *swap != 0)
+        .or(limit.filter(|limit| *limit < 0));
     // memsw must never be below the limit: when raising, memsw goes first.
     let has_swap = directory.path.join("memory.memsw.limit_in_bytes").exists();
     let current = fs::read_to_string(directory.path.join("memory.memsw.limit_in_bytes")).unwrap_or_default();
     let current = current.trim().parse::<i64>().unwrap_or(i64::MAX);
-    let is_raised = limit.is_some_and(|limit| limit > current);
+    let is_raised = limit.is_some_and(|limit| limit > current || limit < 0);
     if is_raised && has_swap {
         set(directory, "memory.memsw.limit_in_bytes", swap)?;
     }

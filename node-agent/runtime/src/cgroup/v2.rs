@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
 
 use super::{Directory, STEP};
 use crate::failure::{Context, Failure, Result};
@@ -81,6 +81,15 @@ pub(super) fn apply(directory: &Directory, resources: &LinuxResources) -> Result
     {
         directory.write("pids.max", &limit(pids.limit()))?;
     }
+    for (file, line) in super::hugetlb(directory, resources, "max") {
+        directory.write(&file, &line)?;
+    }
+    if directory.has("rdma") {
+        super::rdma(directory, resources)?;
+    }
+    if let Some(block_io) = resources.block_io().as_ref().filter(|_| directory.has("io")) {
+        io(directory, block_io)?;
+    }
     if let Some(unified) = resources.unified() {
         for (file, value) in unified {
             if file.contains('/') {
@@ -99,10 +108,12 @@ fn memory(directory: &Directory, resources: &LinuxResources) -> Result<()> {
     let Some(memory) = resources.memory() else {
         return Ok(());
     };
-    let hard = memory.limit().filter(|limit| *limit != 0);
-    if let Some(hard) = hard {
+    let asked = memory.limit().filter(|limit| *limit != 0);
+    if let Some(hard) = asked {
         directory.write("memory.max", &limit(hard))?;
     }
+    let current = || fs::read_to_string(directory.path.join("memory.max")).ok();
+    let hard = asked.or_else(|| current()?.trim().parse().ok());
     // The configuration counts memory and swap together, v2 counts swap alone.
     if let Some(sum) = memory.swap().filter(|swap| *swap != 0) {
         let swap = match hard {
@@ -129,6 +140,51 @@ fn limit(value: i64) -> String {
     } else {
         value.to_string()
     }
+}
+
+/// Weights and throttles of block devices. Docker's weights (10..=1000) are spread over the range of `io.weight`
+/// (1..=10000); BFQ takes them as they are.
+fn io(directory: &Directory, block_io: &LinuxBlockIo) -> Result<()> {
+    let has_bfq = directory.path.join("io.bfq.weight").exists();
+    let weight = |value: u16| {
+        if has_bfq {
+            value.to_string()
+        } else {
+            (1 + u32::from(value.clamp(10, 1000) - 10) * 9999 / 990).to_string()
+        }
+    };
+    let file = if has_bfq { "io.bfq.weight" } else { "io.weight" };
+    if let Some(value) = block_io.weight().filter(|value| *value != 0) {
+        directory.write(file, &format!("default {}", weight(value)))?;
+    }
+    for device in block_io.weight_device().iter().flatten() {
+        if let Some(value) = device.weight() {
+            directory.write(
+                file,
+                &format!("{}:{} {}", device.major(), device.minor(), weight(value)),
+            )?;
+        }
+    }
+    let throttles = [
+        ("rbps", block_io.throttle_read_bps_device()),
+        ("wbps", block_io.throttle_write_bps_device()),
+        ("riops", block_io.throttle_read_iops_device()),
+        ("wiops", block_io.throttle_write_iops_device()),
+    ];
+    for (key, devices) in throttles {
+        for device in devices.iter().flatten() {
+            let rate = if device.rate() == 0 {
+                "max".to_owned()
+            } else {
+                device.rate().to_string()
+            };
+            directory.write(
+                "io.max",
+                &format!("{}:{} {key}={rate}", device.major(), device.minor()),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Shares (2..=262144, default 1024) as a weight (1..=10000, default 100), through a curve on which both
