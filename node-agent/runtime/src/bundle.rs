@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use crate::failure::{Context, Failure, Result};
+use crate::label;
 
 const STEP: &str = "bundle";
 
@@ -81,47 +82,79 @@ impl Bundle {
                 }
             }
         }
-        if self.spec.hostname().is_some() && self.namespace(LinuxNamespaceType::Uts).is_none() {
+        if is_named(self.spec.hostname()) && self.namespace(LinuxNamespaceType::Uts).is_none() {
             return Err(Failure::new(STEP, "hostname is set without a uts namespace"));
         }
+        if is_named(self.spec.domainname()) && self.namespace(LinuxNamespaceType::Uts).is_none() {
+            return Err(Failure::new(STEP, "domainname is set without a uts namespace"));
+        }
+        self.check_time()?;
+        self.check_users()?;
         if let Some(process) = self.spec.process() {
             check_process(process)?;
         }
         self.check_supported()
     }
 
+    fn check_time(&self) -> Result<()> {
+        let offsets = self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.time_offsets().as_ref());
+        let Some(offsets) = offsets.filter(|offsets| !offsets.is_empty()) else {
+            return Ok(());
+        };
+        if self.namespace(LinuxNamespaceType::Time) != Some(None) {
+            return Err(Failure::new(
+                STEP,
+                "linux.timeOffsets is set without a new time namespace",
+            ));
+        }
+        match offsets
+            .keys()
+            .find(|clock| !matches!(clock.as_str(), "monotonic" | "boottime"))
+        {
+            Some(clock) => Err(
+                Failure::new(STEP, format!("linux.timeOffsets has no clock {clock:?}"))
+                    .advise("there are monotonic and boottime"),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn check_users(&self) -> Result<()> {
+        let Some(linux) = self.spec.linux() else {
+            return Ok(());
+        };
+        let count = |maps: &Option<Vec<_>>| maps.as_ref().map_or(0, Vec::len);
+        let (uids, gids) = (count(linux.uid_mappings()), count(linux.gid_mappings()));
+        match self.namespace(LinuxNamespaceType::User) {
+            Some(None) if uids == 0 || gids == 0 => Err(Failure::new(
+                STEP,
+                "a new user namespace needs linux.uidMappings and linux.gidMappings",
+            )),
+            None if uids + gids > 0 => Err(Failure::new(STEP, "ids are mapped without a user namespace")),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what is not carried out here: a setting that is silently dropped may be one that someone relies on.
     fn check_supported(&self) -> Result<()> {
         let linux = self.spec.linux().as_ref();
-        let process = self.spec.process().as_ref();
         let is_set = [
-            ("hooks", self.spec.hooks().is_some()),
+            ("linux.intelRdt", linux.is_some_and(|l| l.intel_rdt().is_some())),
             (
-                "domainname",
-                self.spec
-                    .domainname()
-                    .as_deref()
-                    .is_some_and(|name| !name.is_empty()),
+                "linux.memoryPolicy",
+                linux.is_some_and(|l| l.memory_policy().is_some()),
             ),
             (
-                "linux.personality",
-                linux.is_some_and(|l| l.personality().is_some()),
-            ),
-            (
-                "linux.timeOffsets",
+                "linux.netDevices",
                 linux.is_some_and(|l| {
-                    l.time_offsets()
+                    l.net_devices()
                         .as_ref()
-                        .is_some_and(|offsets| !offsets.is_empty())
+                        .is_some_and(|devices| !devices.is_empty())
                 }),
-            ),
-            (
-                "process.scheduler",
-                process.is_some_and(|p| p.scheduler().is_some()),
-            ),
-            (
-                "process.ioPriority",
-                process.is_some_and(|p| p.io_priority().is_some()),
             ),
         ];
         match is_set.iter().find(|(_, is_set)| *is_set) {
@@ -147,19 +180,9 @@ pub fn check_process(process: &Process) -> Result<()> {
             format!("process.cwd {:?} is not absolute", process.cwd()),
         ));
     }
-    if process
-        .apparmor_profile()
-        .as_deref()
-        .is_some_and(|name| !name.is_empty())
-    {
-        return Err(Failure::new(STEP, "process.apparmorProfile is not supported").advise("leave it out"));
-    }
-    if process
-        .selinux_label()
-        .as_deref()
-        .is_some_and(|label| !label.is_empty())
-    {
-        return Err(Failure::new(STEP, "process.selinuxLabel is not supported").advise("leave it out"));
-    }
-    Ok(())
+    label::check(process)
+}
+
+fn is_named(name: &Option<String>) -> bool {
+    name.as_deref().is_some_and(|name| !name.is_empty())
 }

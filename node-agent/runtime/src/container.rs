@@ -14,8 +14,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::ContainerState;
+use oci_spec::runtime::{ContainerState, Hooks};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::clock;
@@ -23,6 +24,9 @@ use crate::failure::{Context, Failure, Result};
 use crate::shim::protocol::ProcessRecord;
 
 const STEP: &str = "state";
+
+/// The runtime-spec version implemented.
+pub const OCI_VERSION: &str = "1.2.0";
 
 /// A container id: letters, digits and `_+-.`, at most 1024 characters, and not `.` or `..`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -66,6 +70,27 @@ pub struct Record {
     pub annotations: HashMap<String, String>,
     /// Where its processes are accounted.
     pub cgroup: Cgroup,
+    /// Hooks that are still to come, kept because the bundle may change or go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+}
+
+/// The state of a container as the specification has it: what `state` prints and hooks read.
+pub fn state(
+    id: &str,
+    status: &str,
+    pid: i32,
+    bundle: &Path,
+    annotations: &HashMap<String, String>,
+) -> Value {
+    json!({
+        "ociVersion": OCI_VERSION,
+        "id": id,
+        "status": status,
+        "pid": pid,
+        "bundle": bundle,
+        "annotations": annotations,
+    })
 }
 
 /// The directory of one container.

@@ -1,6 +1,10 @@
 //! Reading the command line.
 
+use std::fs;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use oci_spec::runtime::Process;
 
 use crate::container::ContainerId;
 use crate::failure::{Failure, Result};
@@ -55,6 +59,13 @@ impl Arguments {
             .ok_or_else(|| Failure::new("arguments", format!("{option} needs a value")))
     }
 
+    /// The value of the option just read, as a number.
+    pub(super) fn number<T: FromStr>(&mut self, option: &str) -> Result<T> {
+        let text = self.value(option)?;
+        text.parse()
+            .map_err(|_| Failure::new("arguments", format!("{option} {text}: give a number")))
+    }
+
     /// The container's id, which is the next argument.
     pub(super) fn id(&mut self) -> Result<ContainerId> {
         match self.next() {
@@ -95,6 +106,14 @@ impl Global {
                 "--log" => global.log = Some(PathBuf::from(arguments.value(&option)?)),
                 "--log-format" => global.is_log_json = arguments.value(&option)? == "json",
                 "--debug" => {}
+                // What other runtimes decide by it is decided by what is permitted here.
+                "--rootless" => drop(arguments.value(&option)?),
+                "--systemd-cgroup" => {
+                    return Err(Failure::new(
+                        "arguments",
+                        "--systemd-cgroup is not supported: choose the cgroupfs driver",
+                    ));
+                }
                 "--version" | "-v" | "--help" | "-h" => {
                     arguments.rest.push_front(option);
                     break;
@@ -103,5 +122,49 @@ impl Global {
             }
         }
         Ok(global)
+    }
+}
+
+/// Descriptors after the standard ones that the program inherits: those of socket activation (`LISTEN_FDS`), then
+/// those of `--preserve-fds`.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    listening: u32,
+    preserved: u32,
+}
+
+impl Inherited {
+    /// Verifies that they are open: a gap would be filled by a descriptor of this process.
+    pub(super) fn new(preserved: u32) -> Result<Self> {
+        let listening = std::env::var("LISTEN_FDS")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let inherited = Self {
+            listening: listening.unwrap_or(0),
+            preserved,
+        };
+        let missing =
+            (3..3 + inherited.count()).find(|fd| !fs::exists(format!("/proc/self/fd/{fd}")).unwrap_or(false));
+        match missing {
+            Some(fd) => Err(Failure::new(
+                "arguments",
+                format!("descriptor {fd} is to be passed on, but is not open"),
+            )),
+            None => Ok(inherited),
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.listening.saturating_add(self.preserved)
+    }
+
+    /// Tells `process` about its sockets. Init of a container is number 1 there.
+    pub(super) fn announce(&self, process: &mut Process) {
+        if self.listening > 0 {
+            let mut environment = process.env().clone().unwrap_or_default();
+            environment.push(format!("LISTEN_FDS={}", self.listening));
+            environment.push("LISTEN_PID=1".to_owned());
+            process.set_env(Some(environment));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `state`, `list`, `ps` and `features`.
+//! `state`, `list` and `ps`.
 
 use std::fs;
 
@@ -10,9 +10,6 @@ use super::arguments::{Arguments, Global, unknown};
 use crate::container::ContainerId;
 use crate::failure::Context;
 use crate::lifecycle::Container;
-
-/// The runtime-spec version implemented.
-pub(super) const OCI_VERSION: &str = "1.2.0";
 
 pub(super) fn state(global: &Global, mut arguments: Arguments) -> Done {
     let container = Container::find(&global.root, &arguments.id()?)?;
@@ -59,39 +56,25 @@ pub(super) fn list(global: &Global, mut arguments: Arguments) -> Done {
 }
 
 pub(super) fn ps(global: &Global, mut arguments: Arguments) -> Done {
+    let mut is_json = false;
     while let Some(option) = arguments.option() {
         match option.as_str() {
-            "--format" | "-f" => drop(arguments.value(&option)?),
+            "--format" | "-f" => is_json = arguments.value(&option)? == "json",
             _ => return Err(unknown(&option)),
         }
     }
     let container = Container::find(&global.root, &arguments.id()?)?;
-    print(&json!(container.record.cgroup.processes()))
-}
-
-pub(super) fn features() -> Done {
-    print(&json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": OCI_VERSION,
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false},
-            "seccomp": {
-                "enabled": true,
-                "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
-                ],
-                "operators": [
-                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
-                ],
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
-            },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
-        },
-    }))
+    let processes = container.record.cgroup.processes();
+    if is_json {
+        return print(&json!(processes));
+    }
+    println!("{:<8} COMMAND", "PID");
+    for pid in processes {
+        // A process may have ended since it was listed.
+        let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        println!("{pid:<8} {}", command.trim());
+    }
+    Ok(0)
 }
 
 fn describe(container: &Container) -> Value {
@@ -101,15 +84,9 @@ fn describe(container: &Container) -> Value {
     } else {
         record.init.pid
     };
-    json!({
-        "ociVersion": OCI_VERSION,
-        "id": record.id,
-        "status": status(container),
-        "pid": pid,
-        "bundle": record.bundle,
-        "created": record.created,
-        "annotations": record.annotations,
-    })
+    let mut state = container.state(&status(container), pid);
+    state["created"] = json!(record.created);
+    state
 }
 
 fn status(container: &Container) -> String {
@@ -119,7 +96,7 @@ fn status(container: &Container) -> String {
     }
 }
 
-fn print(value: &Value) -> Done {
+pub(super) fn print(value: &Value) -> Done {
     println!(
         "{}",
         serde_json::to_string_pretty(value).step("output", || "encode")?

@@ -4,8 +4,12 @@
 mod arguments;
 mod create;
 mod exec;
+mod features;
+mod foreground;
 mod inspect;
 mod signal;
+mod stats;
+mod update;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -17,17 +21,21 @@ use crate::clock;
 use crate::failure::{Failure, Result};
 
 const USAGE: &str = "usage: pierhead-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND
-  create  [--bundle DIR] [--pid-file FILE] ID
+  create  [--bundle DIR] [--pid-file FILE] [--console-socket PATH] [--preserve-fds N] ID
   start   ID
-  run     [--bundle DIR] [--pid-file FILE] [--detach] ID
-  exec    [--process FILE] [--cwd DIR] [--env K=V] [--user UID[:GID]] [--pid-file FILE] [--detach] ID [COMMAND...]
+  run     [--bundle DIR] [--pid-file FILE] [--console-socket PATH] [--preserve-fds N] [--detach] [--keep] ID
+  exec    [--process FILE] [--cwd DIR] [--env K=V] [--user UID[:GID]] [--additional-gids GID] [--cap CAP] [--tty]
+          [--no-new-privs] [--apparmor PROFILE] [--process-label LABEL] [--pid-file FILE] [--console-socket PATH]
+          [--preserve-fds N] [--ignore-paused] [--detach] ID [COMMAND...]
   state   ID
   kill    [--all] ID [SIGNAL]
   delete  [--force] ID
   pause   ID
   resume  ID
-  ps      ID
-  list    [--quiet]
+  update  [--resources FILE|-] [--memory BYTES] [--memory-swap BYTES] [--cpu-quota US] [--cpu-period US] … ID
+  events  --stats ID
+  ps      [--format json|table] ID
+  list    [--quiet] [--format json|table]
   features";
 
 /// Runs a command. The exit code is 0, the container's own for `run` and `exec`, 1 when the command failed
@@ -49,7 +57,9 @@ pub fn main(args: &[String]) -> ExitCode {
         "state" => inspect::state(&global, arguments),
         "list" => inspect::list(&global, arguments),
         "ps" => inspect::ps(&global, arguments),
-        "features" => inspect::features(),
+        "features" => features::features(),
+        "update" => update::update(&global, arguments),
+        "events" => stats::events(&global, arguments),
         "kill" => signal::kill(&global, arguments),
         "delete" => signal::delete(&global, arguments),
         "pause" => signal::freeze(&global, arguments, true),
@@ -58,7 +68,7 @@ pub fn main(args: &[String]) -> ExitCode {
             println!(
                 "pierhead-runtime {}\nspec: {}",
                 env!("CARGO_PKG_VERSION"),
-                inspect::OCI_VERSION
+                crate::container::OCI_VERSION
             );
             Ok(0)
         }

@@ -1,14 +1,18 @@
 //! The last steps before execve, shared by init and exec: who the program is and what it may ask.
 
 use std::ffi::{CString, OsStr};
+use std::io::{stderr, stdin, stdout};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{AccessFlags, Gid, Uid, access, chdir, execve, getcwd, setgroups, setresgid, setresuid};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::unistd::{
+    AccessFlags, Gid, Uid, access, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid,
+};
 use oci_spec::runtime::{PosixRlimitType, Process};
 
 use crate::capabilities::{self, Masks};
@@ -70,9 +74,12 @@ pub(super) fn executable(process: &Process) -> Result<PathBuf> {
         .first()
         .ok_or_else(|| Failure::new("exec", "process.args is empty"))?;
     if name.contains('/') {
-        return match access(name.as_str(), AccessFlags::F_OK) {
-            Ok(()) => Ok(PathBuf::from(name)),
-            Err(error) => Err(error).step("exec", || format!("find program {name:?} in the container")),
+        let path = PathBuf::from(name);
+        // Told now, while creating: an engine reports it better than from a start that failed.
+        return match access(&path, AccessFlags::F_OK) {
+            Ok(()) if path.is_file() => Ok(path),
+            Ok(()) => Err(refused(&path, Errno::EACCES)),
+            Err(error) => Err(refused(&path, error)),
         };
     }
     let environment = process.env().as_deref().unwrap_or(&[]);
@@ -98,6 +105,7 @@ pub(super) fn executable(process: &Process) -> Result<PathBuf> {
 /// Becomes the user, gives up capabilities, loads the filter.
 pub(super) fn assume(process: &Process, filter: Option<&Program>) -> Result<()> {
     let user = process.user();
+    own_pipes(user.uid())?;
     let masks = process.capabilities().as_ref().map(Masks::of).unwrap_or_default();
     masks.bound()?;
     capabilities::keep(true)?;
@@ -130,6 +138,25 @@ pub(super) fn assume(process: &Process, filter: Option<&Program>) -> Result<()> 
     }
 }
 
+/// Gives the pipes among the standard streams to the user, who may then open `/dev/stdout` by name. Files and
+/// terminals of the caller are left alone.
+fn own_pipes(uid: u32) -> Result<()> {
+    for fd in [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()] {
+        // A stream may be closed.
+        let Ok(status) = fstat(fd) else { continue };
+        let is_pipe = status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits();
+        if !is_pipe || status.st_uid == uid {
+            continue;
+        }
+        match fchown(fd, Some(Uid::from_raw(uid)), None) {
+            // Not ours to give, or a user that is not mapped; what is inherited works without.
+            Ok(()) | Err(Errno::EPERM | Errno::EINVAL | Errno::EROFS) => {}
+            Err(error) => return Err(error).step("stdio", || "give the standard streams to the user"),
+        }
+    }
+    Ok(())
+}
+
 /// Executes the program; returns only with the reason why not.
 pub(super) fn execute(path: &Path, process: &Process) -> Failure {
     let strings = |texts: &[String]| -> Vec<CString> {
@@ -146,6 +173,20 @@ pub(super) fn execute(path: &Path, process: &Process) -> Failure {
     let environment = strings(process.env().as_deref().unwrap_or(&[]));
     match execve(&program, &args, &environment) {
         Ok(never) => match never {},
-        Err(error) => Failure::caused("exec", format_args!("execute {}", path.display()), &error),
+        Err(error) => refused(path, error),
+    }
+}
+
+/// Why a program is not executed, with the words by which engines tell a missing one from a forbidden one.
+fn refused(path: &Path, error: Errno) -> Failure {
+    let why = match error {
+        Errno::ENOENT => "no such file or directory",
+        Errno::EACCES => "permission denied",
+        other => other.desc(),
+    };
+    Failure {
+        errno: Some(error as i32),
+        chain: vec![error.to_string()],
+        ..Failure::new("exec", format!("execute {:?}: {why}", path.display().to_string()))
     }
 }

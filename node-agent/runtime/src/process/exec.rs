@@ -10,13 +10,13 @@ use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use super::messages::{Channel, Proceed, Report};
 use super::parent::{self, Created};
-use super::{credentials, init, intermediate};
+use super::{Streams, credentials, init, intermediate, scheduling};
 use crate::cgroup::Cgroup;
 use crate::container;
 use crate::failure::{Context, Failure, Result};
 use crate::seccomp::compile::Program;
 use crate::shim::protocol::ProcessRecord;
-use crate::sys;
+use crate::{label, sys, tty};
 
 /// Executes `process` in the namespaces and the cgroup of the container whose init is `target`.
 ///
@@ -28,14 +28,14 @@ pub fn spawn(
     process: &Process,
     seccomp: Option<&LinuxSeccomp>,
     cgroup: &Cgroup,
-    stdio: &[Option<OwnedFd>; 3],
+    streams: Streams<'_>,
 ) -> Result<Created> {
     let filter = parent::filter(seccomp)?;
     let (joined, mounts) = namespaces(target)?;
     let (ours, theirs) = Channel::pair()?;
     let created = parent::through_intermediate(&ours, || {
-        intermediate::run(&joined, 0, &theirs, || {
-            run(process, filter.as_ref(), &theirs, &mounts, stdio)
+        intermediate::run(&joined, None, 0, &theirs, || {
+            run(process, filter.as_ref(), &theirs, &mounts, streams)
         })
     })?;
     drop(theirs);
@@ -64,9 +64,9 @@ fn run(
     filter: Option<&Program>,
     channel: &Channel,
     mounts: &OwnedFd,
-    stdio: &[Option<OwnedFd>; 3],
+    streams: Streams<'_>,
 ) -> i32 {
-    let failure = match enter(process, channel, mounts, stdio) {
+    let failure = match enter(process, channel, mounts, streams) {
         Ok(path) => match channel
             .send(&Report::Ready)
             .and_then(|()| credentials::assume(process, filter))
@@ -85,20 +85,27 @@ fn enter(
     process: &Process,
     channel: &Channel,
     mounts: &OwnedFd,
-    stdio: &[Option<OwnedFd>; 3],
+    streams: Streams<'_>,
 ) -> Result<std::path::PathBuf> {
     // Processes of the container share its pid namespace with this one and must not trace it or open its
     // executable until it is theirs (CVE-2019-5736).
     prctl::set_dumpable(false).step("exec", || "make the process undumpable")?;
-    sys::process::close_on_exec_from(3).step("descriptors", || "mark descriptors close-on-exec")?;
+    streams.close_others()?;
     if channel.receive::<Proceed>()?.is_none() {
         return Err(Failure::new("exec", "the parent has ended"));
     }
     setsid().step("session", || "make a session")?;
     sys::process::reset_signals().step("signals", || "reset signals")?;
-    init::stdio(stdio)?;
+    init::stdio(streams.stdio)?;
     setns(mounts, CloneFlags::CLONE_NEWNS).step("namespaces", || "join the mount namespace")?;
+    let root = File::open("/").step("exec", || "open the container's root")?;
+    if let Some(terminal) = streams.terminal(root.as_fd(), process, false)? {
+        tty::adopt(&terminal.replica)?;
+    }
+    let labels = label::procfs(process)?;
     credentials::limits(process)?;
+    scheduling::apply(process)?;
+    label::apply(process, labels.as_ref())?;
     // Kernels without keyrings have no keys to share.
     drop(sys::process::new_session_keyring("_ses"));
     credentials::enter_directory(process)?;
@@ -122,6 +129,7 @@ fn namespaces(target: &ProcessRecord) -> Result<Namespaces> {
         ("uts", CloneFlags::CLONE_NEWUTS),
         ("net", CloneFlags::CLONE_NEWNET),
         ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("time", CloneFlags::from_bits_retain(0x80)),
         ("pid", CloneFlags::CLONE_NEWPID),
     ];
     let mut joined = Vec::new();

@@ -3,6 +3,8 @@
 //! ```text
 //! intermediate → parent   Cloned       (only when namespaces are joined)
 //! parent → init           Proceed      placed in its cgroup, ids mapped
+//! init → parent           Mounted      (only when the runtime has hooks to run then)
+//! parent → init           Proceed      they have run
 //! init → parent           Ready | Failed
 //! ```
 
@@ -21,6 +23,8 @@ use crate::failure::{Context, Failure, Result};
 pub(super) enum Report {
     /// The intermediate made init; the number is in the parent's pid namespace.
     Cloned(i32),
+    /// Namespaces and mounts are there, the root is not changed yet.
+    Mounted,
     /// Everything that can fail before the start has been done.
     Ready,
     /// It could not be done; the child ends.

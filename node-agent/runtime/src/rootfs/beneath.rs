@@ -23,6 +23,14 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>>
     }
 }
 
+/// Opens the object at `path` itself.
+///
+/// # Errors
+/// When it is not there or cannot be opened this way.
+pub(super) fn open_existing(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    open(root, path, flags, Mode::empty()).step(STEP, || format!("open {} in the root", path.display()))
+}
+
 /// Opens the directory `path`, making what is missing of it.
 ///
 /// # Errors

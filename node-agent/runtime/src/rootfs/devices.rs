@@ -1,11 +1,11 @@
 //! Device nodes and the links every program expects below /dev.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -107,8 +107,14 @@ fn node(
         }
         // In a user namespace nodes cannot be made; the host's own is mounted instead.
         Err(Errno::EPERM) => {
-            let source = PathBuf::from("/dev").join(name);
-            let tree = kernel::clone_tree(&source, false).step(STEP, tried)?;
+            let tree = kernel::clone_tree(path, false).step(STEP, tried)?;
+            let status = fstat(&tree).step(STEP, tried)?;
+            if status.st_rdev != id || status.st_mode & SFlag::S_IFMT.bits() != kind.bits() {
+                return Err(Failure::new(
+                    STEP,
+                    format!("{} of the host is another device", path.display()),
+                ));
+            }
             let target = beneath::make_file(root, path)?;
             kernel::attach(tree.as_fd(), target.as_fd()).step(STEP, tried)
         }

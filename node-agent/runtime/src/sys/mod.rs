@@ -11,7 +11,9 @@ pub mod credentials;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod schedule;
 pub mod seccomp;
+pub mod tty;
 pub mod xattr;
 
 use std::io;

@@ -160,18 +160,6 @@ pub fn new_session_keyring(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the terminal `fd` the controlling terminal of this session.
-///
-/// # Errors
-/// When the process is not a session leader.
-pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: TIOCSCTTY takes a number.
-    check(libc::c_long::from(unsafe {
-        libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0)
-    }))?;
-    Ok(())
-}
-
 /// Sets the execution domain (`personality(2)`).
 ///
 /// # Errors
@@ -179,6 +167,17 @@ pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn personality(domain: libc::c_ulong) -> io::Result<()> {
     // SAFETY: personality(2) takes a number.
     check(libc::c_long::from(unsafe { libc::personality(domain) }))?;
+    Ok(())
+}
+
+/// Sets the NIS domain name of the uts namespace.
+///
+/// # Errors
+/// `EINVAL` when it is longer than 64 bytes.
+pub fn set_domain_name(name: &str) -> io::Result<()> {
+    // SAFETY: setdomainname(2) reads `len` bytes at `name`, which is what the string holds.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(libc::c_long::from(result))?;
     Ok(())
 }
 
