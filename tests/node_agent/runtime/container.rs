@@ -96,19 +96,20 @@ fn a_failed_create_names_its_step_and_leaves_nothing() {
 
 #[test]
 fn what_is_not_carried_out_is_refused_and_named() {
-    for (name, config) in [
-        ("hooks", json!({"hooks": {"poststart": [{"path": "/bin/true"}]}})),
-        ("domainname", json!({"domainname": "example"})),
-    ] {
-        let mut bundle = Bundle::new("true");
-        for (key, value) in config.as_object().expect("is an object") {
-            bundle.config[key] = value.clone();
-        }
-        let output = bundle.run();
-        assert_eq!(output.status.code(), Some(1));
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(text.contains(name) && text.contains("not supported"), "{text}");
-    }
+    let mut bundle = Bundle::new("true");
+    bundle.config["linux"]["intelRdt"] = json!({"closID": "x"});
+    let text = bundle.refusal();
+    assert!(
+        text.contains("intelRdt") && text.contains("not supported"),
+        "{text}"
+    );
+    let text = Bundle::new("true").must_fail(&["--systemd-cgroup", "list"]);
+    assert!(
+        text.contains("--systemd-cgroup") && text.contains("not supported"),
+        "{text}"
+    );
+    let text = Bundle::new("true").must_fail(&["create", "--no-pivot", "x"]);
+    assert!(text.contains("--no-pivot"), "{text}");
 }
 
 #[test]

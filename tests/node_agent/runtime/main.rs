@@ -1,8 +1,9 @@
 //! Contract suite of the OCI runtime: every test drives the built binary on a root of one static busybox.
 //!
-//! Needs root and Debian's busybox-static. The binary is `$PIERHEAD_RUNTIME`, else the release build.
+//! Needs root and Debian's busybox-static; the contract runs on Debian's runc and crun as well. The binary is `$PIERHEAD_RUNTIME`, else the release build.
 
 mod container;
+mod contract;
 mod escape;
 mod limits;
 mod shim;

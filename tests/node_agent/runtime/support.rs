@@ -3,21 +3,90 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// A runtime that cases run on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Runtime {
+    Ours,
+    Runc,
+    Crun,
+}
+
+impl Runtime {
+    pub fn program(self) -> PathBuf {
+        match self {
+            Self::Ours => binary(),
+            Self::Runc => PathBuf::from("runc"),
+            Self::Crun => PathBuf::from("crun"),
+        }
+    }
+
+    /// Why cases cannot run on it here, if they cannot. crun refuses hybrid hosts, where v1 and v2 are both mounted.
+    pub fn obstacle(self) -> Option<String> {
+        static CRUN: OnceLock<Option<String>> = OnceLock::new();
+        let is_installed = |name: &str| Command::new(name).arg("--version").output().is_ok();
+        match self {
+            Self::Ours => None,
+            Self::Runc => (!is_installed("runc")).then(|| "runc is not installed".to_owned()),
+            Self::Crun if !is_installed("crun") => Some("crun is not installed".to_owned()),
+            Self::Crun => CRUN
+                .get_or_init(|| {
+                    let output = Bundle::on(Self::Crun, "true").run();
+                    (!output.status.success())
+                        .then(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
+                })
+                .clone(),
+        }
+    }
+}
+
+/// Tests of one contract on several runtimes: `contract! { case on [ours, runc]; }` makes `case::ours` and
+/// `case::runc` of `fn case(runtime: Runtime)`. A runtime that cannot run here is skipped with its reason.
+macro_rules! contract {
+    ($($case:ident on [$($runtime:ident),+];)+) => { $(
+        mod $case {
+            $(#[test]
+            fn $runtime() {
+                let runtime = crate::support::$runtime;
+                match runtime.obstacle() {
+                    Some(why) => eprintln!("skipped on {}: {why}", stringify!($runtime)),
+                    None => super::$case(runtime),
+                }
+            })+
+        }
+    )+ };
+}
+pub(crate) use contract;
+
+#[expect(non_upper_case_globals, reason = "names of tests, made by the macro")]
+pub const ours: Runtime = Runtime::Ours;
+#[expect(non_upper_case_globals, reason = "names of tests, made by the macro")]
+pub const runc: Runtime = Runtime::Runc;
+#[expect(non_upper_case_globals, reason = "names of tests, made by the macro")]
+pub const crun: Runtime = Runtime::Crun;
+
 pub struct Bundle {
+    pub on: Runtime,
     pub place: TempDir,
     pub id: String,
     pub config: Value,
 }
 
 impl Bundle {
-    /// A bundle whose program is `sh -c script`.
+    /// A bundle for our runtime whose program is `sh -c script`.
     pub fn new(script: &str) -> Self {
+        Self::on(Runtime::Ours, script)
+    }
+
+    /// The same for any runtime.
+    pub fn on(runtime: Runtime, script: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!(
             "contract-{}-{}",
@@ -30,7 +99,10 @@ impl Bundle {
         fs::copy("/bin/busybox", bin.join("busybox")).expect("apt-get install busybox-static");
         for applet in [
             "cat", "echo", "grep", "hostname", "id", "ip", "ls", "mkdir", "mknod", "mount", "ps", "sh",
-            "sleep", "touch", "true", "wc", "kill", "dd", "unshare", "readlink", "seq",
+            "sleep", "touch", "true", "wc", "kill", "dd", "unshare", "readlink", "seq", "stat", "env",
+            "stty", "tty", "umount", "chown", "ln", "mv", "nc", "head", "tail", "sort", "uname", "dmesg",
+            "rm", "chmod", "date", "test", "find", "cut", "pwd", "rmdir", "awk", "sed", "xargs", "tr",
+            "usleep",
         ] {
             symlink("busybox", bin.join(applet)).expect("links an applet");
         }
@@ -68,7 +140,12 @@ impl Bundle {
                 "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
             },
         });
-        Self { place, id, config }
+        Self {
+            on: runtime,
+            place,
+            id,
+            config,
+        }
     }
 
     pub fn rootfs(&self) -> PathBuf {
@@ -88,14 +165,131 @@ impl Bundle {
         fs::write(self.directory().join("config.json"), text).expect("writes config.json");
     }
 
-    /// `pierhead-runtime --root … ARGS`.
+    /// `RUNTIME --root … ARGS`, to be started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.on.program());
+        command.arg("--root").arg(self.state_root()).args(args);
+        command
+    }
+
+    /// `RUNTIME --root … ARGS`, to its end.
     pub fn runtime(&self, args: &[&str]) -> Output {
-        Command::new(binary())
-            .arg("--root")
-            .arg(self.state_root())
-            .args(args)
-            .output()
-            .expect("starts the runtime")
+        self.command(args).output().expect("starts the runtime")
+    }
+
+    /// Runs a command that must succeed, and returns what it wrote.
+    pub fn must(&self, args: &[&str]) -> String {
+        let output = self.runtime(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{:?} {args:?}: {}: {error}",
+            self.on,
+            output.status
+        );
+        String::from_utf8(output.stdout).expect("is UTF-8")
+    }
+
+    /// Runs a command that must fail, and returns what it said.
+    pub fn must_fail(&self, args: &[&str]) -> String {
+        let output = self.runtime(args);
+        assert!(!output.status.success(), "{:?} {args:?} succeeded", self.on);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Creates the container, its standard streams on /dev/null but for the output, which goes to a file.
+    pub fn create(&self) -> Output {
+        self.create_with(&[])
+    }
+
+    /// The same with further options of `create`.
+    pub fn create_with(&self, options: &[&str]) -> Output {
+        self.write();
+        let directory = self.directory();
+        let log = self.place.path().join("create.log");
+        // Not captured by a pipe: init would hold it open for as long as it lives.
+        let status = self
+            .command(&["create", "--bundle", directory.to_str().expect("is UTF-8")])
+            .args(options)
+            .arg(&self.id)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(self.out()).expect("makes a file"))
+            .stderr(fs::File::create(&log).expect("makes a file"))
+            .status()
+            .expect("starts the runtime");
+        Output {
+            status,
+            stdout: Vec::new(),
+            stderr: fs::read(log).expect("reads"),
+        }
+    }
+
+    /// Creates and starts the container.
+    pub fn start(&self) {
+        let created = self.create();
+        let error = String::from_utf8_lossy(&created.stderr);
+        assert!(created.status.success(), "{:?}: create: {error}", self.on);
+        self.must(&["start", &self.id]);
+    }
+
+    /// Where the output of a created container goes.
+    pub fn out(&self) -> PathBuf {
+        self.place.path().join("out")
+    }
+
+    /// The program's output once it is complete: it must end with the line `done`.
+    pub fn finished_output(&self) -> String {
+        blackbox::wait_for("the program's last line", Duration::from_secs(20), || {
+            let text = fs::read_to_string(self.out()).unwrap_or_default();
+            match text.strip_suffix("done\n") {
+                Some(text) => Ok(text.to_owned()),
+                None => Err(text),
+            }
+        })
+    }
+
+    pub fn state(&self) -> Value {
+        serde_json::from_str(&self.must(&["state", &self.id])).expect("is JSON")
+    }
+
+    /// Waits until the container has this status.
+    pub fn await_status(&self, wanted: &str) {
+        blackbox::wait_for(&format!("status {wanted}"), Duration::from_secs(20), || {
+            let state = self.state();
+            if state["status"] == wanted {
+                Ok(())
+            } else {
+                Err(state.to_string())
+            }
+        });
+    }
+
+    /// Adds a mount.
+    pub fn mount(&mut self, destination: &str, kind: &str, source: &str, options: &[&str]) {
+        self.config["mounts"]
+            .as_array_mut()
+            .expect("is a list")
+            .push(json!({
+                "destination": destination, "type": kind, "source": source, "options": options,
+            }));
+    }
+
+    /// Runs the program, which must fail to start, and returns what was said.
+    pub fn refusal(&self) -> String {
+        let output = self.run();
+        assert!(
+            !output.status.success(),
+            "{:?} ran it: {}",
+            self.on,
+            String::from_utf8_lossy(&output.stdout)
+        );
+        assert!(
+            self.cgroups().is_empty(),
+            "{:?} left {:?}",
+            self.on,
+            self.cgroups()
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Runs the program to its end.
