@@ -13,6 +13,8 @@
 mod archive;
 mod confine;
 mod extract;
+#[cfg(test)]
+mod fuzz;
 mod name;
 mod spawn;
 mod stream;
