@@ -193,3 +193,71 @@ async fn an_image_is_pulled_mounted_and_kept_until_nothing_needs_it() {
         Err(ImageError::Missing { .. })
     ));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_without_layers_and_with_opaque_roots_are_mounted() {
+    let server = Server::start();
+    let base = offer(&server, Layer::default().file("below", b"base"));
+    let opaque = offer(
+        &server,
+        Layer::default().file(".wh..wh..opq", b"").file("own", b"own"),
+    );
+    let again = base.clone();
+    let (none, hiding) = (
+        server.image(&[], |_, _| ()),
+        server.image(&[base, opaque], |_, _| ()),
+    );
+    let repeated = server.image(&[again.clone(), again], |_, _| ());
+    let store = Store::open().await;
+    let mut seen = Vec::new();
+    for (at, digest) in [none, hiding, repeated].iter().enumerate() {
+        let image = store.store.pull(&server.client(), &repository(), digest).await;
+        let id = container(&format!("c{at}"));
+        let rootfs = store
+            .store
+            .mount(&image.expect("pulls"), &id)
+            .await
+            .expect("mounts");
+        let names = fs::read_dir(&rootfs).expect("lists");
+        seen.push(
+            names
+                .map(|name| name.expect("lists").file_name())
+                .collect::<Vec<_>>(),
+        );
+        fs::write(rootfs.join("written"), "x").expect("writes");
+        store.store.remove_snapshot(&id).await.expect("removes");
+    }
+    assert_eq!(seen, [vec![], vec!["own"], vec!["below"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containers_root_stays_with_its_image() {
+    let server = Server::start();
+    let layer = offer(&server, Layer::default().file("a", b"a"));
+    let digests = ["1", "2"].map(|user| {
+        server.image(std::slice::from_ref(&layer), |config, _| {
+            config["config"]["User"] = user.into()
+        })
+    });
+    let store = Store::open().await;
+    let mut images = Vec::new();
+    for digest in &digests {
+        let pulled = store.store.pull(&server.client(), &repository(), digest).await;
+        images.push(pulled.expect("pulls"));
+    }
+    let id = container("c");
+    store.store.mount(&images[0], &id).await.expect("mounts");
+    let error = store
+        .store
+        .mount(&images[1], &id)
+        .await
+        .expect_err("another image");
+    assert!(matches!(error, ImageError::OtherImage { .. }), "{error}");
+    // The shared layer stays for the image that is kept, when the other one goes.
+    let collected = store.store.collect(&HashSet::new()).await.expect("collects");
+    assert_eq!(
+        (collected.images, collected.layers),
+        (vec![digests[1].clone()], vec![])
+    );
+    store.store.remove_snapshot(&id).await.expect("removes");
+}
