@@ -397,6 +397,7 @@ async fn keeps_its_promises(db: &Db) {
     repositories_that_link_a_blob_are_found(db).await;
     repositories_are_listed_bytewise(db).await;
     cached_tags_remember_when_they_were_checked(db).await;
+    super::fleet::contract::keeps_its_promises(db).await;
 }
 
 #[tokio::test]

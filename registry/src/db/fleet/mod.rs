@@ -4,6 +4,8 @@
 //! epoch they were planned in and the version of the service they saw; when either has moved on, nothing is written.
 
 mod cluster;
+#[cfg(test)]
+pub(super) mod contract;
 mod nodes;
 mod services;
 mod tasks;
