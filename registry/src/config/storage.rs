@@ -43,11 +43,6 @@ impl Redirect {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
-
-    /// Whether nobody is.
-    pub fn is_off(&self) -> bool {
-        self.networks.is_empty()
-    }
 }
 
 /// The key `storage` of the file.

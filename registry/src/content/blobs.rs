@@ -1,8 +1,10 @@
 //! Blobs: looking up, reading, mounting, deleting.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use oci::{Digest, RepositoryName};
+use url::Url;
 
 use super::{Content, ContentError};
 use crate::auth::{Delete, Pull, Push, RepositoryAccess};
@@ -42,6 +44,15 @@ impl Content {
     /// When storage fails; a lost blob is a failure of storage, since the row says it exists.
     pub async fn blob_read(&self, blob: &Blob, range: Range<u64>) -> Result<BlobStream, ContentError> {
         Ok(self.blobs.read(&blob.key, blob.size_bytes, range).await?)
+    }
+
+    /// A URL of the object store by which anybody reads the blob for as long as `lifetime`; `None` when storage has
+    /// no such URLs.
+    ///
+    /// # Errors
+    /// When storage cannot sign one.
+    pub async fn blob_url(&self, blob: &Blob, lifetime: Duration) -> Result<Option<Url>, ContentError> {
+        Ok(self.blobs.presign(&blob.key, lifetime).await?)
     }
 
     /// Links a blob of another repository that the caller may read; `false` when that one has none of that digest.

@@ -1,6 +1,7 @@
 //! Serving connections: HTTP/1.1 and HTTP/2 on one port, drained when told to stop.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,6 +22,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests under way may take to end once we are told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// The address that a request's connection comes from: the client's, or that of the proxy nearest to us.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 /// Accepts connections until `stopping`, then lets those under way end, for at most 30 s.
 pub async fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -36,10 +41,10 @@ pub async fn serve(listener: TcpListener, router: Router, stopping: Cancellation
         .keep_alive_interval(Duration::from_secs(20));
     let graceful = GracefulShutdown::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             // Both arms are cancel safe: a connection that was accepted is returned by the first.
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: give some time to be returned.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -52,8 +57,9 @@ pub async fn serve(listener: TcpListener, router: Router, stopping: Cancellation
         // Without it, small answers wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let router = router.clone();
+            request.extensions_mut().insert(Peer(peer.ip()));
             async move {
                 Ok::<_, Infallible>(
                     router

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LOCATION, RANGE};
 use http::{Method, StatusCode};
 use oci::{Digest, ErrorCode, RepositoryName};
 use uuid::Uuid;
@@ -51,6 +51,13 @@ pub async fn get(call: Call, name: &RepositoryName, digest: &Digest) -> Result<R
         Verdict::NotModified => return Ok(not_modified(digest)),
         Verdict::Failed => return Err(OciError::condition_failed(Some(digest))),
     }
+    if let Some(url) = redirect(&call, &source).await {
+        let headers = [
+            (LOCATION.as_str(), url),
+            ("docker-content-digest", digest.to_string()),
+        ];
+        return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
+    }
     let size = source.size_bytes();
     // Ranges have a meaning for GET alone (RFC 9110, 14.2).
     let header = match call.method == Method::GET && conditional::range_applies(&call.headers, digest) {
@@ -77,6 +84,23 @@ pub async fn get(call: Call, name: &RepositoryName, digest: &Digest) -> Result<R
                 Source::Following(_) => whole(&call, digest, source).await,
             },
         },
+    }
+}
+
+/// Where the object store itself gives the blob, for callers that are to read it there.
+async fn redirect(call: &Call, source: &Source) -> Option<String> {
+    let redirect = &call.app.config.storage.redirect;
+    let Source::Stored(blob) = source else { return None };
+    if call.method != Method::GET || !call.peer.is_some_and(|peer| redirect.includes(peer)) {
+        return None;
+    }
+    match call.app.content.blob_url(blob, redirect.lifetime).await {
+        Ok(url) => url.map(String::from),
+        // We still have the bytes.
+        Err(error) => {
+            tracing::warn!(%error, "cannot redirect to the object store");
+            None
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod route;
 mod uploads;
 mod warning;
 
+use std::net::IpAddr;
+
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, EXPECT, HOST};
@@ -18,6 +20,7 @@ use oci::{ErrorCode, RepositoryName};
 use url::form_urlencoded;
 
 use super::error::{Challenge, OciError};
+use super::serve::Peer;
 use crate::app::App;
 use crate::auth::{AuthError, Caller, Permission, RepositoryAccess};
 use route::{Route, RouteError};
@@ -29,6 +32,8 @@ struct Call {
     method: Method,
     headers: HeaderMap,
     query: Vec<(String, String)>,
+    /// Where it comes from; unknown to tests without a connection.
+    peer: Option<IpAddr>,
 }
 
 impl Call {
@@ -138,6 +143,7 @@ async fn dispatch(app: App, request: Request) -> Result<Response, OciError> {
         method: parts.method,
         headers: parts.headers,
         query,
+        peer: parts.extensions.get::<Peer>().map(|peer| peer.0),
     };
     let route = match route {
         Ok(route) => route,
