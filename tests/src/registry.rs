@@ -45,6 +45,11 @@ impl Registry {
         Self::start(&["--open"], config)
     }
 
+    /// Starts a server without accounts on a database and an object store that others share.
+    pub fn replica(database: &str, storage: &str) -> Self {
+        Self::start(&["--open", "--database", database], storage)
+    }
+
     fn start(flags: &[&str], config: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config_path = directory.path().join("registry.toml");

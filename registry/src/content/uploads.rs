@@ -23,9 +23,9 @@ use crate::storage::{BlobStore, Commit, StorageError, UploadState, UploadWriter}
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(120);
 /// How long a process that has died keeps others from an upload, and clocks may differ at most.
-const LEASE_MS: i64 = 60_000;
+const LEASE_MS: i64 = 30_000;
 /// How often a lease is renewed, and what has become durable meanwhile is saved.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(7);
 
 /// The bytes of a request, with the length that it announced.
 pub struct UploadBody {

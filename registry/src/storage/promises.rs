@@ -156,7 +156,7 @@ async fn uploads_go_on_at_any_byte(store: &BlobStore) {
 }
 
 async fn ranges_are_exact(store: &BlobStore) {
-    let content = noise(3 * MIB + 10, 2);
+    let content = noise(3 * PART as usize + 10, 2);
     let digest = Digest::sha256(&content);
     let key = stored(store, &content, &[], &digest).await.unwrap();
     let end = content.len();
@@ -365,12 +365,12 @@ async fn a_server_keeps_the_promises(server: Option<blackbox::objects::ObjectSer
     let location = Location::parse(&server.url().parse().unwrap(), server.options().clone(), PART).unwrap();
     let (store, spool) = open(&location);
     keeps_its_promises(&store).await;
-    presigned_urls_read_and_nothing_else(&store).await;
+    presigned_urls_read_and_nothing_else(&store, server.checks_signatures()).await;
     let left = std::fs::read_dir(spool.path()).unwrap().count();
     assert_eq!(left, 0, "the spool has no names");
 }
 
-async fn presigned_urls_read_and_nothing_else(store: &BlobStore) {
+async fn presigned_urls_read_and_nothing_else(store: &BlobStore, is_checked: bool) {
     let content = noise(1000, 10);
     let digest = Digest::sha256(&content);
     let key = stored(store, &content, &[], &digest).await.unwrap();
@@ -385,11 +385,13 @@ async fn presigned_urls_read_and_nothing_else(store: &BlobStore) {
         .unwrap();
     assert_eq!(read.status(), 206);
     assert_eq!(read.bytes().await.unwrap(), content.slice(5..10));
-    let delete = client.delete(get.clone()).send().await.unwrap();
-    assert_eq!(delete.status(), 403);
-    let mut unsigned = get;
-    unsigned.set_query(None);
-    assert_eq!(client.get(unsigned).send().await.unwrap().status(), 403);
+    if is_checked {
+        let delete = client.delete(get.clone()).send().await.unwrap();
+        assert_eq!(delete.status(), 403);
+        let mut unsigned = get;
+        unsigned.set_query(None);
+        assert_eq!(client.get(unsigned).send().await.unwrap().status(), 403);
+    }
     store.delete(&digest, &key).await.unwrap();
 }
 
