@@ -101,13 +101,37 @@ impl Inner {
         let record = container.record.borrow().clone();
         let settled = match &record.phase {
             Phase::Idle => Ok(()),
-            Phase::Starting => self.adopt_starting(container, &record).await,
-            Phase::Running(running) => self.adopt_running(container, running).await,
+            Phase::Starting | Phase::Running(_) => self.resume(container).await,
             Phase::Releasing => self.release(container).await,
             Phase::Removing => self.finish_removal(container).await,
         };
         if let Err(error) = settled {
             tracing::error!(container_id = record.id, error = %Chain(&error), "container {} is not settled", record.name);
+        }
+    }
+
+    /// Brings a container that is said to start or run, and that nobody watches, together with its shim. The caller
+    /// holds its turn, so nobody is just starting it.
+    pub(super) async fn resume(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), EngineError> {
+        let record = container.record.borrow().clone();
+        match &record.phase {
+            Phase::Starting => self.adopt_starting(container, &record).await,
+            Phase::Running(running) if container.shim().is_none() => {
+                self.adopt_running(container, running).await
+            }
+            Phase::Running(_) | Phase::Idle | Phase::Releasing | Phase::Removing => Ok(()),
+        }
+    }
+
+    /// Gives up on bringing a container together with its shim, because it is to go in any case; whatever runs of it is
+    /// ended by its control group.
+    pub(super) async fn abandon(self: &Arc<Self>, container: &Container, error: EngineError) {
+        let record = container.record.borrow().clone();
+        tracing::warn!(container_id = record.id, error = %Chain(&error), "container {} is ended without its shim", record.name);
+        match record.phase {
+            Phase::Running(_) => self.settle(container, None).await,
+            Phase::Starting => drop(container.record.send_replace(record.give_up())),
+            Phase::Idle | Phase::Releasing | Phase::Removing => {}
         }
     }
 

@@ -94,7 +94,7 @@ impl Inner {
 
     pub(super) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), EngineError> {
         let _turn = container.turn.lock().await;
-        self.check_known(container)?;
+        self.enter(container).await?;
         let mut record = container.record.borrow().clone();
         if record.phase == Phase::Releasing {
             // An earlier release failed; a start on top of what it left would be one on sand.
@@ -235,32 +235,44 @@ impl Inner {
         );
         container.set_shim(None);
         let ended = record.end(exit.clone());
-        if let Err(error) = self.save(container, ended.clone()).await {
-            // The next open finds the exit again: its files stay until the release below, which comes to no other end.
-            tracing::error!(container_id = record.id, error = %Chain(&error), "cannot record the exit of container {}", record.name);
+        let saved = self.save(container, ended.clone()).await;
+        if let Err(error) = &saved {
+            tracing::error!(container_id = record.id, error = %Chain(error), "cannot record the exit of container {}", record.name);
             container.record.send_replace(ended);
         }
         self.announce(container, EventKind::Exited(exit));
+        if saved.is_err() {
+            // Nothing is released, because the shim's record of the exit goes with it: the next open reads it again.
+            return;
+        }
         if let Err(error) = self.release(container).await {
             tracing::warn!(container_id = record.id, error = %Chain(&error), "container {} has ended, but not all of it is gone", record.name);
         }
     }
 
-    pub(super) async fn kill(&self, container: &Container, signal: i32) -> Result<(), EngineError> {
+    pub(super) async fn kill(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: i32,
+    ) -> Result<(), EngineError> {
         if !(1..=64).contains(&signal) {
             return Err(EngineError::NoSignal { signal });
         }
         // Not while it starts or ends, so that the answer is about a definite state.
         let _turn = container.turn.lock().await;
-        self.check_known(container)?;
+        self.enter(container).await?;
         container.record.borrow().running("kill")?;
         self.signal(container, "kill", signal).await
     }
 
-    pub(super) async fn stop(&self, container: &Container, grace: Duration) -> Result<Exit, EngineError> {
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        grace: Duration,
+    ) -> Result<Exit, EngineError> {
         let (records, count, name) = {
             let _turn = container.turn.lock().await;
-            self.check_known(container)?;
+            self.enter(container).await?;
             let records = container.record.subscribe();
             let (name, count, signal) = {
                 let record = records.borrow();
@@ -317,7 +329,11 @@ impl Inner {
     ) -> Result<(), EngineError> {
         let _turn = loop {
             let turn = container.turn.lock().await;
-            self.check_known(container)?;
+            self.find(&container.id)?;
+            match self.resume(container).await {
+                Err(error) if is_forced => self.abandon(container, error).await,
+                other => other?,
+            }
             let records = container.record.subscribe();
             let (is_running, count, name) = {
                 let record = records.borrow();
@@ -401,9 +417,11 @@ impl Inner {
         failures
     }
 
-    /// A container may have been removed while somebody waited for his turn.
-    fn check_known(&self, container: &Container) -> Result<(), EngineError> {
-        self.find(&container.id).map(drop)
+    /// With the turn in hand: the container may have been removed while it was waited for, and one that is said to start
+    /// or run without being watched is one that `open` could not settle.
+    async fn enter(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), EngineError> {
+        self.find(&container.id)?;
+        self.resume(container).await
     }
 }
 

@@ -251,3 +251,32 @@ fn a_kill_at_any_moment_leaves_nothing_that_the_next_agent_does_not_settle() {
         }
     });
 }
+
+#[test]
+fn a_container_whose_shim_file_is_damaged_stays_until_somebody_insists() {
+    on_a_host(async |host| {
+        let mut first = host.spawn_agent("run sleep 1000");
+        first.hear();
+        let id = id(&first.hear());
+        first.kill();
+        let file = host.run().join("containers").join(id.as_str()).join("shim.json");
+        let good = fs::read(&file).expect("reads");
+        fs::write(&file, "{").expect("writes");
+        let engine = host.open().await;
+        let process = pid(&engine, &id).await;
+        let error = engine
+            .stop(&id, Duration::ZERO)
+            .await
+            .expect_err("cannot be asked");
+        assert!(
+            node_agent::chain::Chain(&error).to_string().contains("shim.json"),
+            "{error}"
+        );
+        assert!(!has_ended(process), "absence of information stops nothing");
+        fs::write(&file, good).expect("writes");
+        engine.kill(&id, 0x0f).await.expect("is found again");
+        fs::write(&file, "{").expect("writes");
+        engine.remove(&id, true).await.expect("removes");
+        assert!(has_ended(process));
+    });
+}

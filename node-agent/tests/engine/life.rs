@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use node_agent::engine::{ContainerState, EngineError, EventKind, SpecError};
+use node_agent::network::{PortRequest, Protocol};
 
 use crate::support::{config, on_a_host, output, pid, run, shell, until, view};
 
@@ -263,5 +264,32 @@ fn a_failed_start_names_the_step_and_leaves_nothing() {
             other => panic!("{other}"),
         };
         assert_eq!(*source, SpecError::NoCommand);
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_fails_the_start_and_leaves_nothing() {
+    on_a_host(async |host| {
+        let engine = host.open().await;
+        let serving = || {
+            let mut new = shell("sleep 1000");
+            new.ports = vec![PortRequest {
+                protocol: Protocol::Tcp,
+                host_address: None,
+                host_port: 8080,
+                container_port: 80,
+            }];
+            new
+        };
+        let first = run(&engine, serving()).await;
+        let second = engine.create(serving()).await.expect("creates");
+        let error = engine.start(&second).await.expect_err("the port is taken");
+        let text = node_agent::chain::Chain(&error).to_string();
+        assert!(text.contains("attach") && text.contains(first.as_str()), "{text}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("reads");
+        assert!(!mounts.contains(second.as_str()), "its root is unmounted");
+        engine.remove(&first, true).await.expect("removes");
+        engine.start(&second).await.expect("the port is free");
+        engine.remove(&second, true).await.expect("removes");
     });
 }
