@@ -3,7 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 mod deploy;
+mod fleet;
 mod login;
+#[path = "../fleet/played_node.rs"]
+#[expect(
+    dead_code,
+    reason = "the suite of the fleet plays more of a node than these tests need"
+)]
+mod played_node;
 mod usage;
 
 use std::io::Write;
