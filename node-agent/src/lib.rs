@@ -4,7 +4,7 @@
 
 pub mod chain;
 pub mod config;
-mod durable;
+pub mod durable;
 pub mod engine;
 pub mod fleet;
 pub mod host;

@@ -1,22 +1,37 @@
 //! `pierhead-node`: the first argument decides, before any thread exists, which program this is. `runtime` is the OCI
-//! runtime, `shim` the parent that holds one container, `unpack` what writes a layer of an image; the daemon re-executes
-//! itself as these. Anything else is a command of the daemon.
+//! runtime, `shim` the parent that holds one container, `unpack` the confined reader of layers; the daemon re-executes
+//! itself as each of them. Anything else is a command of the daemon: `serve` goes lock → images → network → containers
+//! → fleet, on one screen.
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use node_agent::config::{Config, DEFAULT_DATA, Flags};
+use node_agent::durable;
+use node_agent::engine::{Engine, EngineConfig};
+use node_agent::fleet::identity::{Membership, NodeKey};
 use node_agent::fleet::join::{self, Joined};
+use node_agent::fleet::{Fleet, FleetError};
 use node_agent::host::{self, Verdict};
+use node_agent::image::{self, ImageStore};
+use node_agent::network::Network;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 /// The Pierhead node agent.
 #[derive(Debug, Parser)]
 #[command(version)]
 enum Command {
+    /// Run containers until SIGTERM or SIGINT; containers outlive it.
+    Serve(Flags),
     /// Join the cluster of a server, with a token that `pierhead node token` gives.
     Join(JoinArguments),
+    /// Remove everything of this agent from this machine: containers, images, networks, key and membership.
+    Purge(PurgeArguments),
     /// Say whether the configuration is valid and whether this machine can run containers.
     Check(Flags),
     /// Print the annotated default configuration.
@@ -47,6 +62,15 @@ struct JoinArguments {
     data: PathBuf,
 }
 
+#[derive(Debug, clap::Args)]
+struct PurgeArguments {
+    #[command(flatten)]
+    flags: Flags,
+    /// Confirm that everything is to go.
+    #[arg(long)]
+    yes: bool,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
@@ -55,14 +79,16 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         Some((first, rest)) if first == "runtime" => runtime::command::main(rest),
         Some((first, rest)) if first == "shim" => runtime::shim::main(rest),
-        Some((first, rest)) if first == "unpack" => node_agent::image::unpack::main(rest),
+        Some((first, rest)) if first == "unpack" => image::unpack::main(rest),
         _ => daemon(),
     }
 }
 
 fn daemon() -> ExitCode {
     let outcome = match Command::parse() {
+        Command::Serve(flags) => serve(flags),
         Command::Join(arguments) => join(arguments),
+        Command::Purge(arguments) => purge(arguments),
         Command::Check(flags) => check(flags),
         Command::Default => {
             print!("{}", include_str!("../../config/node-agent.toml"));
@@ -76,6 +102,139 @@ fn daemon() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    log("info");
+    let config = Config::load(flags)?;
+    let _lock = lock(&config.data)?;
+    let node = if config.is_standalone {
+        None
+    } else {
+        Some(membership(&config.data)?)
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let (engine, images, network) = open(&config).await?;
+    let mut fleet = match node {
+        Some((membership, key)) => {
+            let parts = (engine, images, network);
+            Some(Fleet::start(&config.data, membership, key, config.keep_unused_images, parts).await?)
+        }
+        None => None,
+    };
+    eprintln!("pierhead-node: ready");
+    // All are cancel safe.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        error = broken(fleet.as_mut()) => return Err(error.into()),
+    }
+    tracing::info!("stopping; containers go on");
+    Ok(())
+}
+
+/// Opens what containers are made of, in the order in which the parts need each other.
+async fn open(config: &Config) -> anyhow::Result<(Engine, ImageStore, Network)> {
+    let images = ImageStore::open(&config.data.join("image"))
+        .await
+        .context("open the image store")?;
+    let network = Network::open(config.network.clone())
+        .await
+        .context("open the network")?;
+    let engine_config = EngineConfig {
+        data: config.data.join("containers"),
+        run: config.run.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+    };
+    let engine = Engine::open(engine_config, images.clone(), network.clone())
+        .await
+        .context("open the containers")?;
+    Ok((engine, images, network))
+}
+
+fn log(level: &str) {
+    let filter = EnvFilter::try_from_env("PIERHEAD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+async fn broken(fleet: Option<&mut Fleet>) -> FleetError {
+    match fleet {
+        Some(fleet) => fleet.broken().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[tokio::main]
+async fn purge(arguments: PurgeArguments) -> anyhow::Result<()> {
+    log("warn");
+    let config = Config::load(arguments.flags)?;
+    if !arguments.yes {
+        bail!(
+            "this removes {} and every container that lives from it; add --yes if that is meant",
+            config.data.display()
+        );
+    }
+    let _lock = lock(&config.data)?;
+    let (engine, _, network) = open(&config).await?;
+    for container in engine.list().await {
+        let removed = engine.remove(&container.id, true).await;
+        removed.with_context(|| format!("remove container {}", container.name))?;
+    }
+    network.remove().await.context("remove the network")?;
+    // Only now, when nothing is mounted below it any more.
+    std::fs::remove_dir_all(&config.data).with_context(|| format!("remove {}", config.data.display()))
+}
+
+/// Keeps a second agent off the same data for as long as the file is open.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let open = || -> std::io::Result<File> {
+        durable::make_private_directory(data)?;
+        File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+    };
+    let file = open().with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another agent works on {}; stop it, or choose another directory with --data",
+            data.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+fn membership(data: &Path) -> anyhow::Result<(Membership, NodeKey)> {
+    let Some(membership) = Membership::load(data)? else {
+        bail!(
+            "this node has not joined a cluster: run `pierhead-node join --server URL --token-file FILE --data {}` \
+             first, or add --standalone",
+            data.display()
+        );
+    };
+    let key = NodeKey::load_or_create(data)?;
+    if key.id() != membership.node_id {
+        bail!(
+            "the key in {0} is not that of node {1}, as which this machine has joined; restore it, or remove \
+             {0}/node.json and join again",
+            data.join("fleet").display(),
+            membership.node_id
+        );
+    }
+    if join::is_readable_on_the_way(&membership.server) {
+        tracing::warn!(server = %membership.server, "the server is not reached encrypted");
+    }
+    Ok((membership, key))
 }
 
 #[tokio::main(flavor = "current_thread")]
