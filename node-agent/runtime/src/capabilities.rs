@@ -96,16 +96,16 @@ pub fn keep(is_kept: bool) -> Result<()> {
     prctl::set_keepcaps(is_kept).step(STEP, || "keep capabilities across setuid")
 }
 
-/// Takes the making of device nodes away from `process` where nothing guards the use of devices: on a host
-/// without a devices controller a node of its own making would open any disk.
+/// Takes the making of device nodes away from `process` where nothing guards the use of devices: without a devices
+/// controller and without programs in the kernel a node of its own making would open any disk.
 pub fn withhold_mknod(process: &mut Process, cgroup: &Cgroup) {
-    let is_guarded = cgroup
-        .directories
-        .iter()
-        .any(|directory| directory.has("devices"));
-    let Some(mut sets) = process.capabilities().clone().filter(|_| !is_guarded) else {
+    let has_it = |sets: &LinuxCapabilities| Masks::of(sets).bounding & 1 << number(Capability::Mknod) != 0;
+    let Some(mut sets) = process.capabilities().clone().filter(has_it) else {
         return;
     };
+    if cgroup.guards_devices() {
+        return;
+    }
     let without = |set: &Option<Capabilities>| {
         set.clone().map(|mut set| {
             set.remove(&Capability::Mknod);

@@ -4,6 +4,7 @@
 //! whose pids controller is on v2 works. A container has one directory per hierarchy it uses. Limits are
 //! written before any process is inside. runtime-spec `config-linux.md`, Control groups.
 
+mod devices;
 mod stats;
 mod v1;
 mod v2;
@@ -165,14 +166,25 @@ impl Cgroup {
                 ));
             }
         }
+        let has_controller = has("devices");
         for directory in &self.directories {
             if directory.is_v2 {
                 v2::apply(directory, resources)?;
+                // Where a v1 controller guards devices it is enough.
+                if let Some(rules) = resources.devices().as_ref().filter(|_| !has_controller) {
+                    devices::guard(directory, rules)?;
+                }
             } else {
                 v1::apply(directory, resources)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether something keeps processes inside from using devices they make nodes of.
+    pub fn guards_devices(&self) -> bool {
+        self.directories.iter().any(|directory| directory.has("devices"))
+            || self.directories.iter().any(|directory| directory.is_v2) && devices::is_possible()
     }
 
     /// Moves process `pid` in.

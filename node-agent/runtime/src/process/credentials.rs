@@ -97,7 +97,7 @@ pub(super) fn executable(process: &Process) -> Result<PathBuf> {
         errno: Some(libc::ENOENT),
         ..Failure::new(
             "exec",
-            format!("executable file {name:?} not found in the container's PATH {path}"),
+            format!("{name:?}: executable file not found in the container's PATH {path}"),
         )
     })
 }

@@ -7,6 +7,7 @@
     reason = "system calls without a safe wrapper elsewhere live here and nowhere else"
 )]
 
+pub mod bpf;
 pub mod credentials;
 pub mod mount;
 pub mod net;
