@@ -4,6 +4,7 @@
 
 mod container;
 mod contract;
+mod engines;
 mod escape;
 mod limits;
 mod shim;
