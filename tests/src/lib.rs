@@ -13,13 +13,18 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A built program of this workspace, beside the running test.
+/// A built program of this workspace, beside the running test or benchmark.
 ///
 /// # Panics
 /// When it is not built.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the running test has a path");
-    let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let running = std::env::current_exe().expect("the running program has a path");
+    let directory = running.parent().expect("programs lie in a directory");
+    // Programs lie in target/PROFILE, tests in target/PROFILE/deps.
+    let profile = match directory.file_name() {
+        Some(name) if name == "deps" => directory.parent().unwrap_or(directory),
+        _ => directory,
+    };
     let path = profile.join(name);
     assert!(
         path.exists(),
