@@ -24,14 +24,79 @@ pub fn layout(directory: &Path, files: &[(&str, &[u8])]) -> Digest {
             .expect("an archive in memory");
     }
     let plain = archive.into_inner().expect("an archive in memory");
+    image(directory, &plain, json!({"Cmd": ["/bin/true"]}))
+}
+
+/// Applets that images of [`busybox`] have as links in `/bin`.
+const APPLETS: [&str; 30] = [
+    "cat", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip", "kill",
+    "ln", "ls", "mkdir", "mount", "nc", "ps", "sh", "sleep", "stat", "tail", "touch", "seq", "true",
+    "unshare", "wc", "wget", "yes",
+];
+
+/// Writes an image of a static busybox and `files` into an OCI layout at `directory`, tagged `latest`, whose command is
+/// a shell; returns the manifest's digest.
+///
+/// # Panics
+/// When there is no busybox on this machine, or the directory cannot be written.
+pub fn busybox(directory: &Path, files: &[(&str, &[u8])]) -> Digest {
+    let program = std::fs::read("/bin/busybox").expect("apt-get install busybox-static");
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, mode: u32, path: &str, content: &[u8], target: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        header.set_entry_type(kind);
+        let added = match kind {
+            tar::EntryType::Symlink => archive.append_link(&mut header, path, target),
+            _ => archive.append_data(&mut header, path, content),
+        };
+        added.expect("an archive in memory");
+    };
+    for (path, mode) in [
+        ("bin/", 0o755),
+        ("etc/", 0o755),
+        ("tmp/", 0o1777),
+        ("www/", 0o755),
+    ] {
+        add(tar::EntryType::Directory, mode, path, b"", "");
+    }
+    add(tar::EntryType::Regular, 0o755, "bin/busybox", &program, "");
+    for applet in APPLETS {
+        add(
+            tar::EntryType::Symlink,
+            0o777,
+            &format!("bin/{applet}"),
+            b"",
+            "busybox",
+        );
+    }
+    let users = b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+    add(tar::EntryType::Regular, 0o644, "etc/passwd", users, "");
+    for (path, content) in files {
+        add(tar::EntryType::Regular, 0o755, path, content, "");
+    }
+    let plain = archive.into_inner().expect("an archive in memory");
+    image(
+        directory,
+        &plain,
+        json!({"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]}),
+    )
+}
+
+/// Writes an image of one layer, given as a plain archive, with `config` as its runtime configuration.
+///
+/// # Panics
+/// When the directory cannot be written.
+pub fn image(directory: &Path, plain: &[u8], config: serde_json::Value) -> Digest {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    std::io::Write::write_all(&mut gzip, &plain).expect("memory");
+    std::io::Write::write_all(&mut gzip, plain).expect("memory");
     let layer = gzip.finish().expect("memory");
     let config = json!({
         "architecture": oci::Platform::host().architecture,
         "os": "linux",
-        "config": {"Cmd": ["/bin/true"]},
-        "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(&plain)]},
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(plain)]},
     });
     let config = config.to_string().into_bytes();
     let manifest = json!({

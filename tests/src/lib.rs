@@ -2,6 +2,7 @@
 //! for conditions, and cleans up whatever happens.
 
 pub mod balancer;
+pub mod cluster;
 pub mod image;
 pub mod nginx;
 pub mod objects;
