@@ -92,6 +92,21 @@ pub fn image(directory: &Path, plain: &[u8], config: serde_json::Value) -> Diges
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     std::io::Write::write_all(&mut gzip, plain).expect("memory");
     let layer = gzip.finish().expect("memory");
+    write_layout(directory, plain, (&layer, media_type::OCI_LAYER_GZIP), config)
+}
+
+/// As [`image`], with the archive itself as the layer.
+///
+/// # Panics
+/// When the directory cannot be written.
+pub fn plain_image(directory: &Path, archive: &[u8]) -> Digest {
+    let config = json!({"Cmd": ["/bin/sh"]});
+    write_layout(directory, archive, (archive, media_type::OCI_LAYER), config)
+}
+
+/// `layer` is what is stored of the archive `plain`, and its media type.
+fn write_layout(directory: &Path, plain: &[u8], layer: (&[u8], &str), config: serde_json::Value) -> Digest {
+    let (layer, layer_type) = layer;
     let config = json!({
         "architecture": oci::Platform::host().architecture,
         "os": "linux",
@@ -103,7 +118,7 @@ pub fn image(directory: &Path, plain: &[u8], config: serde_json::Value) -> Diges
         "schemaVersion": 2,
         "mediaType": media_type::OCI_MANIFEST,
         "config": {"mediaType": media_type::OCI_CONFIG, "digest": put(directory, &config), "size": config.len()},
-        "layers": [{"mediaType": media_type::OCI_LAYER_GZIP, "digest": put(directory, &layer), "size": layer.len()}],
+        "layers": [{"mediaType": layer_type, "digest": put(directory, layer), "size": layer.len()}],
     });
     let manifest = manifest.to_string().into_bytes();
     let digest = put(directory, &manifest);

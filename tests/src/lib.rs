@@ -3,6 +3,7 @@
 
 pub mod balancer;
 pub mod cluster;
+pub mod debian;
 pub mod image;
 pub mod nginx;
 pub mod objects;

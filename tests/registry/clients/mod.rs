@@ -1,7 +1,14 @@
-//! Stock clients, as Debian packages them.
+//! Stock clients, as Debian and PyPI package them.
+
+mod containerd;
+mod curl;
+mod docker;
+mod oras;
+mod umoci;
 
 use std::process::Command;
 
+use blackbox::debian;
 use blackbox::image::{layout, noise};
 use blackbox::process::{run, succeed};
 use blackbox::registry::Registry;
@@ -201,4 +208,116 @@ fn buildah_pushes_what_it_built() {
     );
     let told = std::fs::read_to_string(&digest_file).unwrap();
     assert_eq!(told.trim(), raw_digest(&registry, &image).as_str());
+}
+
+#[test]
+fn skopeo_syncs_a_repository_out_and_in() {
+    let registry = Registry::with_accounts();
+    let (image, digest) = pushed(&registry);
+    let credentials = format!("admin:{}", registry.password());
+    let copy = format!("docker://{}/acme/web:v2", registry.address());
+    succeed(
+        skopeo()
+            .args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false"])
+            .args(["--src-creds", &credentials, "--dest-creds", &credentials])
+            .args([&format!("docker://{image}"), &copy]),
+    );
+    let directory = registry.scratch().join("synced");
+    let repository = format!("{}/acme/web", registry.address());
+    succeed(
+        skopeo()
+            .args([
+                "sync",
+                "--src",
+                "docker",
+                "--dest",
+                "dir",
+                "--src-tls-verify=false",
+            ])
+            .args(["--src-creds", &credentials, &repository])
+            .arg(&directory),
+    );
+    for tag in ["v1", "v2"] {
+        let manifest = std::fs::read(directory.join(format!("web:{tag}/manifest.json"))).unwrap();
+        assert_eq!(Digest::sha256(&manifest), digest);
+    }
+    succeed(
+        skopeo()
+            .args([
+                "sync",
+                "--src",
+                "dir",
+                "--dest",
+                "docker",
+                "--dest-tls-verify=false",
+            ])
+            .args(["--dest-creds", &credentials])
+            .arg(&directory)
+            .arg(format!("{}/mirror", registry.address())),
+    );
+    let mirrored = format!("{}/mirror/web:v2", registry.address());
+    assert_eq!(raw_digest(&registry, &mirrored), digest);
+}
+
+#[test]
+fn skopeo_deletes_an_image_with_all_its_tags() {
+    let registry = Registry::with_accounts();
+    let (image, _) = pushed(&registry);
+    let credentials = format!("admin:{}", registry.password());
+    let copy = format!("docker://{}/acme/web:same", registry.address());
+    succeed(
+        skopeo()
+            .args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false"])
+            .args(["--src-creds", &credentials, "--dest-creds", &credentials])
+            .args([&format!("docker://{image}"), &copy]),
+    );
+    succeed(skopeo().args(["delete", "--tls-verify=false", "--creds", &credentials, &copy]));
+    let repository = format!("docker://{}/acme/web", registry.address());
+    let tags = succeed(skopeo().args([
+        "list-tags",
+        "--tls-verify=false",
+        "--creds",
+        &credentials,
+        &repository,
+    ]));
+    let tags: serde_json::Value = serde_json::from_slice(&tags).unwrap();
+    assert_eq!(tags["Tags"], serde_json::json!([]), "skopeo deletes by digest");
+}
+
+#[test]
+fn a_debian_of_more_than_100_megabytes_comes_back_byte_for_byte() {
+    let registry = Registry::with_accounts();
+    let source = debian::layout();
+    let credentials = format!("admin:{}", registry.password());
+    let image = format!("docker://{}/debian/minbase:v1", registry.address());
+    let back = registry.scratch().join("back");
+    let from = format!("oci:{}:latest", source.display());
+    let copy = || {
+        let mut command = skopeo();
+        command.args(["copy", "--quiet", "--preserve-digests"]);
+        command
+    };
+    succeed(
+        copy()
+            .args(["--dest-tls-verify=false", "--dest-creds", &credentials])
+            .args([&from, &image]),
+    );
+    succeed(
+        copy()
+            .args(["--src-tls-verify=false", "--src-creds", &credentials])
+            .args([&image, &format!("oci:{}:latest", back.display())]),
+    );
+    let mut total = 0;
+    for blob in std::fs::read_dir(source.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap();
+        let pulled = std::fs::read(back.join("blobs/sha256").join(blob.file_name())).unwrap();
+        assert!(
+            pulled == std::fs::read(blob.path()).unwrap(),
+            "{:?} differs",
+            blob.file_name()
+        );
+        assert_eq!(Digest::sha256(&pulled).hex(), blob.file_name().to_str().unwrap());
+        total += pulled.len();
+    }
+    assert!(total > 100_000_000, "{total}");
 }
