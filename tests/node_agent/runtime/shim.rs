@@ -86,13 +86,21 @@ fn output_and_exit_status_are_kept_after_the_parent_is_gone() {
 fn a_signal_is_told_from_a_status() {
     let bundle = Bundle::new("sleep 60 & sleep 60");
     let run = start(&bundle);
-    let mut client = BufReader::new(UnixStream::connect(run.join("shim.sock")).expect("connects"));
+    let connect = || BufReader::new(UnixStream::connect(run.join("shim.sock")).expect("connects"));
+    let (mut client, mut waiter) = (connect(), connect());
     ask(&mut client, &json!({"op": "start"}));
+    // Before the end, after which nobody listens any more.
+    waiter
+        .get_mut()
+        .write_all(b"{\"op\":\"wait\"}\n")
+        .expect("writes");
     assert_eq!(
         ask(&mut client, &json!({"op": "kill", "signal": 9, "all": false})),
         json!({"killed": {}})
     );
-    let exited = ask(&mut client, &json!({"op": "wait"}));
+    let mut line = String::new();
+    waiter.read_line(&mut line).expect("reads");
+    let exited: Value = serde_json::from_str(&line).expect("is JSON");
     assert_eq!(
         (&exited["exited"]["exit_code"], &exited["exited"]["signal"]),
         (&json!(137), &json!(9))

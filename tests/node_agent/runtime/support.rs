@@ -1,7 +1,7 @@
 //! A bundle of one busybox, and the runtime to run it with. Dropping it removes everything it made.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -272,6 +272,22 @@ impl Bundle {
             .push(json!({
                 "destination": destination, "type": kind, "source": source, "options": options,
             }));
+    }
+
+    /// Gives the container a user namespace in which root is 100000 of the host, and lets that user reach the root.
+    pub fn map_users(&mut self) {
+        let namespaces = self.config["linux"]["namespaces"]
+            .as_array_mut()
+            .expect("is a list");
+        namespaces.push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        self.config["linux"]["uidMappings"] = map.clone();
+        self.config["linux"]["gidMappings"] = map;
+        chown(self.rootfs(), Some(100_000), Some(100_000)).expect("sets");
+        // As an engine would, so that the directories above can be passed.
+        for directory in [self.place.path().to_owned(), self.directory()] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("sets");
+        }
     }
 
     /// Runs the program, which must fail to start, and returns what was said.

@@ -98,9 +98,12 @@ fn enter(
     sys::process::reset_signals().step("signals", || "reset signals")?;
     init::stdio(streams.stdio)?;
     setns(mounts, CloneFlags::CLONE_NEWNS).step("namespaces", || "join the mount namespace")?;
-    let root = File::open("/").step("exec", || "open the container's root")?;
-    if let Some(terminal) = streams.terminal(root.as_fd(), process, false)? {
-        tty::adopt(&terminal.replica)?;
+    {
+        // Closed again before the working directory is entered, as everything that is a directory.
+        let root = File::open("/").step("exec", || "open the container's root")?;
+        if let Some(terminal) = streams.terminal(root.as_fd(), process, false)? {
+            tty::adopt(&terminal.replica)?;
+        }
     }
     let labels = label::procfs(process)?;
     credentials::limits(process)?;

@@ -269,7 +269,8 @@ impl Shim {
         };
         let written = record::write(&self.directory, EXIT_FILE_NAME, &exit);
         let removed = self.container.remove();
-        // Requests that came while the container was ending are answered with how it ended.
+        // Requests that came while the container was ending are heard, and answered with how it ended.
+        drop(self.turn(PollTimeout::ZERO));
         for client in &mut self.clients {
             let response = Response::Exited(exit.clone());
             if client.is_waiting {

@@ -1,7 +1,7 @@
 //! runtime-spec `config-linux.md`: namespaces, user namespace mappings, time offsets.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
 
@@ -27,19 +27,6 @@ fn namespace(bundle: &mut Bundle, kind: &str, path: Option<&str>) {
         Some("") => {}
         Some(path) => all.push(json!({"type": kind, "path": path})),
         None => all.push(json!({"type": kind})),
-    }
-}
-
-/// A user namespace in which root is 100000 of the host.
-fn mapped(bundle: &mut Bundle) {
-    namespace(bundle, "user", None);
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
-    bundle.config["linux"]["uidMappings"] = map.clone();
-    bundle.config["linux"]["gidMappings"] = map;
-    chown(bundle.rootfs(), Some(100_000), Some(100_000)).expect("sets");
-    // As an engine would, so that the directories above can be passed.
-    for directory in [bundle.place.path().to_owned(), bundle.directory()] {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("sets");
     }
 }
 
@@ -115,7 +102,7 @@ fn namespaces_are_joined_by_path(runtime: Runtime) {
 fn root_of_a_user_namespace_is_nobody_outside(runtime: Runtime) {
     let script = "id -u; cat /proc/self/uid_map; touch /made; (echo 1 > /proc/sys/kernel/panic) 2>&1; cat /data/secret 2>&1; stat -c %u /data/secret; echo x > /dev/null && echo null";
     let mut bundle = Bundle::on(runtime, script);
-    mapped(&mut bundle);
+    bundle.map_users();
     let data = bundle.place.path().join("data");
     fs::create_dir(&data).expect("makes a directory");
     fs::write(data.join("secret"), "secret").expect("writes");
@@ -142,7 +129,7 @@ fn root_of_a_user_namespace_is_nobody_outside(runtime: Runtime) {
 fn a_user_namespace_works_below_a_closed_directory(runtime: Runtime) {
     // Volumes and roots of engines lie below directories that only the host's root may enter.
     let mut bundle = Bundle::on(runtime, "cat /data/file; touch /made");
-    mapped(&mut bundle);
+    bundle.map_users();
     let data = bundle.place.path().join("closed/data");
     fs::create_dir_all(&data).expect("makes a directory");
     fs::write(data.join("file"), "content\n").expect("writes");
@@ -160,7 +147,7 @@ fn a_user_namespace_works_below_a_closed_directory(runtime: Runtime) {
 
 fn exec_joins_a_user_namespace(runtime: Runtime) {
     let mut bundle = Bundle::on(runtime, "sleep 60");
-    mapped(&mut bundle);
+    bundle.map_users();
     bundle.start();
     let output = bundle.must(&[
         "exec",

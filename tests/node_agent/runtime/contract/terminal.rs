@@ -217,17 +217,7 @@ fn an_ordinary_user_may_open_its_terminal(runtime: Runtime) {
 fn a_terminal_works_in_a_user_namespace(runtime: Runtime) {
     let mut bundle = Bundle::on(runtime, "tty; echo x > /dev/console; echo end");
     bundle.config["process"]["terminal"] = json!(true);
-    bundle.config["linux"]["namespaces"]
-        .as_array_mut()
-        .expect("is a list")
-        .push(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
-    bundle.config["linux"]["uidMappings"] = map.clone();
-    bundle.config["linux"]["gidMappings"] = map;
-    std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).expect("sets");
-    for directory in [bundle.place.path().to_owned(), bundle.directory()] {
-        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("sets");
-    }
+    bundle.map_users();
     let mut terminal = create(&bundle);
     bundle.must(&["start", &bundle.id]);
     assert_eq!(read_all(&mut terminal, "end\r\n"), "/dev/pts/0\nx\nend\n");
