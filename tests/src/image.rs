@@ -13,18 +13,34 @@ use serde_json::json;
 /// # Panics
 /// When the directory cannot be written.
 pub fn layout(directory: &Path, files: &[(&str, &[u8])]) -> Digest {
+    layout_running(directory, files, &["/bin/true"])
+}
+
+/// The same with a command that its containers run.
+///
+/// # Panics
+/// When the directory cannot be written.
+pub fn layout_running(directory: &Path, files: &[(&str, &[u8])], command: &[&str]) -> Digest {
     let mut archive = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o755);
+        set_numbers(&mut header);
         header.set_entry_type(tar::EntryType::Regular);
         archive
             .append_data(&mut header, path, *content)
             .expect("an archive in memory");
     }
     let plain = archive.into_inner().expect("an archive in memory");
-    image(directory, &plain, json!({"Cmd": ["/bin/true"]}))
+    image(directory, &plain, json!({"Cmd": command}))
+}
+
+/// Fills the fields that a new header leaves blank, as programs that write archives do.
+fn set_numbers(header: &mut tar::Header) {
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
 }
 
 /// Applets that images of [`busybox`] have as links in `/bin`.
@@ -46,6 +62,7 @@ pub fn busybox(directory: &Path, files: &[(&str, &[u8])]) -> Digest {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(mode);
+        set_numbers(&mut header);
         header.set_entry_type(kind);
         let added = match kind {
             tar::EntryType::Symlink => archive.append_link(&mut header, path, target),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -100,6 +100,20 @@ impl Process {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait(mut self) -> ExitStatus {
+        let child = &mut self.child;
+        crate::wait_for("the end of a process", self.patience, || {
+            match child.try_wait().expect("it is our child") {
+                Some(status) => Ok(status),
+                None => Err("it runs"),
+            }
+        })
     }
 
     /// Kills it with SIGKILL and waits for its end.

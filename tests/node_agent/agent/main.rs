@@ -1,0 +1,7 @@
+//! Black-box suite of the node agent's daemon: the built binary with private directories, in network namespaces of its
+//! own that go when it ends. Needs root.
+
+mod commands;
+mod fleet;
+mod serve;
+mod support;
