@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::content::{Content, SparsePolicy};
 use crate::db::{Db, now_ms};
 use crate::fleet::Fleet;
+use crate::jobs::collect;
 use crate::storage::BlobStore;
 use crate::upstream::Upstreams;
 
@@ -75,6 +76,7 @@ pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
         .create(data)
         .with_context(|| format!("create the data directory {}", data.display()))?;
     let db = Db::connect(&config.database).await.context("open the database")?;
+    let db = db.with_grace(config.collection.grace);
     let blobs =
         BlobStore::open(&config.storage.location, &data.join("spool")).context("open the blob storage")?;
     let auth = Auth::open(db.clone(), data, config.is_open)?;
@@ -114,6 +116,7 @@ pub async fn build(config: Config) -> anyhow::Result<(App, Option<String>)> {
         stopping.clone(),
     );
     tasks.spawn(expire_uploads(content.clone(), stopping.clone()));
+    tasks.spawn(collect::run(content.clone(), config.collection, stopping.clone()));
     let fleet = Fleet::open(db.clone(), stopping.clone())
         .await
         .context("open the fleet")?;

@@ -5,6 +5,7 @@
 mod access;
 mod cache;
 mod clients;
+mod collection;
 mod conformance;
 mod content;
 mod image_tool;

@@ -8,8 +8,11 @@ use oci::RepositoryPattern;
 use serde::Deserialize;
 use url::Url;
 
+mod collection;
 mod storage;
 
+pub use collection::CollectionConfig;
+use collection::CollectionFile;
 use storage::StorageFile;
 pub use storage::{Redirect, StorageConfig};
 
@@ -80,6 +83,7 @@ struct File {
     data: Option<PathBuf>,
     database: Option<String>,
     storage: StorageFile,
+    collection: CollectionFile,
     public_url: Option<Url>,
     admin_password_file: Option<PathBuf>,
     sparse: Vec<String>,
@@ -126,6 +130,8 @@ pub struct Config {
     pub database: String,
     /// Where blobs are kept.
     pub storage: StorageConfig,
+    /// When blobs that nothing needs are removed.
+    pub collection: CollectionConfig,
     /// URL that clients reach the server by; from the request where `None`.
     pub public_url: Option<Url>,
     /// File with the first admin's password.
@@ -173,6 +179,7 @@ impl Config {
         let storage = file
             .storage
             .check(flags.storage, &data, std::env::vars_os(), &mut wrong);
+        let collection = file.collection.check(&mut wrong);
         let is_open = flags.open || file.open.unwrap_or(false);
         let is_open_to_everyone = flags.open_to_everyone || file.open_to_everyone.unwrap_or(false);
         if is_open && !listen.ip().is_loopback() && !is_open_to_everyone {
@@ -209,6 +216,7 @@ impl Config {
             data,
             database,
             storage,
+            collection,
             public_url: flags.public_url.or(file.public_url),
             admin_password_file: flags.admin_password_file.or(file.admin_password_file),
             sparse: patterns,

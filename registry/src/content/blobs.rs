@@ -28,7 +28,15 @@ impl Content {
     /// # Errors
     /// [`ContentError::BlobUnknown`] when it links none of that digest.
     pub async fn blob(&self, access: &RepositoryAccess<Pull>, digest: &Digest) -> Result<Blob, ContentError> {
-        match self.db.blob_linked(access.repository(), digest).await? {
+        let mut found = self.db.blob_linked(access.repository(), digest).await?;
+        // A client that hears of it need not push it, so it must still be there when its manifest comes.
+        if let Some(review_after_ms) = found.as_ref().and_then(|row| row.review_after_ms)
+            && self.db.review_is_near(review_after_ms)
+        {
+            self.db.review_postpone(std::slice::from_ref(digest)).await?;
+            found = self.db.blob_linked(access.repository(), digest).await?;
+        }
+        match found {
             Some(row) => Ok(Blob {
                 digest: digest.clone(),
                 size_bytes: row.size_bytes.unsigned_abs(),

@@ -245,6 +245,8 @@ impl Content {
         let is_elsewhere =
             |d: &&Descriptor| media_type::is_foreign_layer(&d.media_type) && !d.urls.is_empty();
         let mut missing = distinct(manifest.children().filter(|d| !is_elsewhere(d)));
+        // Before the look at them, so that none is collected between that and the manifest's row.
+        self.db.review_postpone(&missing).await?;
         let held = self.db.children_held(repository, &missing).await?;
         missing.retain(|digest| !held.contains(digest.as_str()));
         if missing.is_empty() || !manifest.is_known_kind() || self.accepts_sparse(repository).await? {

@@ -4,6 +4,7 @@
 //! method takes a proof of permission; none knows HTTP.
 
 mod blobs;
+mod collection;
 mod manifests;
 mod referrers;
 mod uploads;
@@ -20,6 +21,7 @@ use crate::db::{Db, DbError};
 use crate::storage::{BlobStore, StorageError};
 
 pub use blobs::Blob;
+pub use collection::Collected;
 pub use manifests::{NewTag, Page, Pushed, SparsePolicy, StoredManifest};
 pub use referrers::ReferrersPage;
 pub use uploads::UploadBody;

@@ -2,6 +2,7 @@
 
 use oci::{Digest, RepositoryName};
 
+use super::collection::REVIEW;
 use super::repositories::REPOSITORY_ENSURE;
 use super::{Db, DbError, now_ms, read, write};
 
@@ -15,6 +16,8 @@ pub struct BlobRow {
     pub size_bytes: i64,
     /// Where storage has its bytes.
     pub storage_key: String,
+    /// When it is to be looked at whether anything needs it, if ever.
+    pub review_after_ms: Option<i64>,
 }
 
 impl Db {
@@ -24,8 +27,9 @@ impl Db {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<BlobRow>, DbError> {
-        const SQL: &str = "SELECT b.size_bytes, b.storage_key FROM repository_blob r
-            JOIN blob b ON b.digest = r.digest WHERE r.repository = $1 AND r.digest = $2";
+        const SQL: &str = "SELECT b.size_bytes, b.storage_key, g.review_after_ms FROM repository_blob r
+            JOIN blob b ON b.digest = r.digest LEFT JOIN gc_review g ON g.digest = r.digest
+            WHERE r.repository = $1 AND r.digest = $2";
         Ok(read!(self, |pool| sqlx::query_as(SQL)
             .bind(repository.as_str())
             .bind(digest.as_str())
@@ -54,6 +58,11 @@ impl Db {
             sqlx::query(REPOSITORY_ENSURE)
                 .bind(repository.as_str())
                 .bind(now)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(REVIEW)
+                .bind(digest.as_str())
+                .bind(self.review_after_ms(now))
                 .execute(&mut *tx)
                 .await?;
             let (stored_at,): (String,) = sqlx::query_as(BLOB)
@@ -89,6 +98,12 @@ impl Db {
         const SQL: &str = "SELECT COUNT(*) FROM repository_blob WHERE repository = $1 AND digest = $2";
         let now = now_ms();
         Ok(write!(self, |tx| {
+            // First, so that no review takes the blob away once it was seen.
+            sqlx::query(REVIEW)
+                .bind(digest.as_str())
+                .bind(self.review_after_ms(now))
+                .execute(&mut *tx)
+                .await?;
             let (count,): (i64,) = sqlx::query_as(SQL)
                 .bind(from.as_str())
                 .bind(digest.as_str())
@@ -134,12 +149,19 @@ impl Db {
     /// Removes the link; `false` when there was none. The bytes stay for other repositories.
     pub async fn blob_unlink(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, DbError> {
         const SQL: &str = "DELETE FROM repository_blob WHERE repository = $1 AND digest = $2";
-        let done = write!(self, |tx| sqlx::query(SQL)
-            .bind(repository.as_str())
-            .bind(digest.as_str())
-            .execute(&mut *tx)
-            .await?
-            .rows_affected());
+        let done = write!(self, |tx| {
+            sqlx::query(REVIEW)
+                .bind(digest.as_str())
+                .bind(self.review_after_ms(now_ms()))
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(SQL)
+                .bind(repository.as_str())
+                .bind(digest.as_str())
+                .execute(&mut *tx)
+                .await?
+                .rows_affected()
+        });
         Ok(done > 0)
     }
 }

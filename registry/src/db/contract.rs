@@ -4,7 +4,7 @@
 use oci::{Algorithm, Digest, Reference, RepositoryName, Tag, media_type};
 
 use super::{
-    AccountRow, BlobRow, Condition, Db, Named, NewManifest, Pools, ReferrerQuery, RepositorySettingRow,
+    AccountRow, Condition, Db, Named, NewManifest, Pools, ReferrerQuery, RepositorySettingRow, Reviewed,
     UploadLease, UploadStanding, now_ms,
 };
 
@@ -60,11 +60,12 @@ async fn blobs_are_seen_only_where_they_are_linked(db: &Db) {
         assert_eq!(stored_at, "b/first", "the bytes that came first stay");
     }
     assert!(db.upload_get(&here, "u-1").await.unwrap().is_none());
-    let row = BlobRow {
-        size_bytes: 5_000_000_000,
-        storage_key: "b/first".to_owned(),
-    };
-    assert_eq!(db.blob_linked(&here, &digest).await.unwrap().as_ref(), Some(&row));
+    let row = db.blob_linked(&here, &digest).await.unwrap().unwrap();
+    assert_eq!(
+        (row.size_bytes, row.storage_key.as_str()),
+        (5_000_000_000, "b/first")
+    );
+    assert!(row.review_after_ms.unwrap() > now_ms() + 3_600_000);
     assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), None);
     assert!(
         !db.blob_mount(&there, &repository("blobs/third"), &digest)
@@ -74,7 +75,7 @@ async fn blobs_are_seen_only_where_they_are_linked(db: &Db) {
     assert!(db.blob_mount(&here, &there, &digest).await.unwrap());
     assert!(db.blob_unlink(&here, &digest).await.unwrap());
     assert!(!db.blob_unlink(&here, &digest).await.unwrap());
-    assert_eq!(db.blob_linked(&there, &digest).await.unwrap(), Some(row));
+    assert!(db.blob_linked(&there, &digest).await.unwrap().is_some());
 }
 
 const NOTHING: UploadStanding<'_> = UploadStanding {
@@ -382,11 +383,103 @@ async fn cached_tags_remember_when_they_were_checked(db: &Db) {
     assert!(db.upstream_tag_checked(&name, &tag).await.unwrap().unwrap() >= before);
 }
 
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+async fn what_nothing_needs_is_collected_after_the_grace(db: &Db) {
+    let (here, there) = (repository("gc/here"), repository("gc/there"));
+    let digest = Digest::sha256(b"collected");
+    let now = now_ms();
+    let later = now + DAY_MS + 60_000;
+    let review = async |at| db.review(&digest, at, at + 1000).await.unwrap();
+    let linked = async |name| db.blob_linked(name, &digest).await.unwrap().is_some();
+    let before = db.collection_status(later).await.unwrap();
+    db.blob_commit(&here, &digest, 100, "b/gc-1", None).await.unwrap();
+    let pending = db.collection_status(now).await.unwrap();
+    let due = db.collection_status(later).await.unwrap();
+    assert!(pending.pending_bytes >= 100);
+    assert_eq!(due.reclaimable_bytes, before.reclaimable_bytes + 100);
+    assert_eq!(due.reclaimable_blobs, before.reclaimable_blobs + 1);
+    assert_eq!(review(now).await, Reviewed::NotDue);
+    assert!(linked(&here).await);
+
+    // A manifest keeps it where it is, and only there.
+    let (parent, children) = (Digest::sha256(b"gc parent"), [digest.clone()]);
+    assert!(db.blob_mount(&here, &there, &digest).await.unwrap());
+    assert!(
+        db.manifest_put(&here, &manifest(&parent, b"gc parent", &children, &[]))
+            .await
+            .unwrap()
+    );
+    assert_eq!(review(later).await, Reviewed::Kept);
+    assert!(linked(&here).await && !linked(&there).await);
+    assert_eq!(review(later).await, Reviewed::NotDue, "nothing happened since");
+
+    // Without its manifest it is pending again, and a pin keeps it.
+    assert!(db.manifest_delete(&here, &parent).await.unwrap());
+    assert_eq!(review(now).await, Reviewed::NotDue);
+    db.pin_replace("node", "it runs", &children).await.unwrap();
+    assert_eq!(review(later).await, Reviewed::Kept);
+    db.pin_replace("node", "it runs", &[]).await.unwrap();
+    assert_eq!(review(later).await, Reviewed::NotDue, "a pin postpones");
+    let much_later = later + DAY_MS;
+    assert!(db.review_due(much_later, 10_000).await.unwrap().contains(&digest));
+    assert_eq!(review(much_later).await, Reviewed::Collected);
+    assert!(!linked(&here).await);
+
+    // Its bytes stay a while, under a key that a new push does not get.
+    let objects = async |at| {
+        let due = db.objects_due(at, 10_000).await.unwrap();
+        due.into_iter().any(|object| object.storage_key == "b/gc-1")
+    };
+    assert!(!objects(much_later).await);
+    let stored_at = db.blob_commit(&here, &digest, 100, "b/gc-2", None).await.unwrap();
+    assert_eq!(stored_at, "b/gc-2");
+    assert!(objects(much_later + 1000).await);
+    db.object_done("b/gc-1", Some(much_later + 2000)).await.unwrap();
+    assert!(!objects(much_later + 1000).await);
+    db.object_done("b/gc-1", None).await.unwrap();
+    assert!(!objects(i64::MAX).await);
+}
+
+async fn a_use_postpones_a_review_that_is_near(db: &Db) {
+    let (name, digest) = (repository("gc/near"), Digest::sha256(b"near"));
+    let hasty = db.clone().with_grace(std::time::Duration::from_millis(1));
+    hasty
+        .blob_commit(&name, &digest, 1, "b/near", None)
+        .await
+        .unwrap();
+    let row = db.blob_linked(&name, &digest).await.unwrap().unwrap();
+    assert!(db.review_is_near(row.review_after_ms.unwrap()));
+    db.review_postpone(std::slice::from_ref(&digest)).await.unwrap();
+    let row = db.blob_linked(&name, &digest).await.unwrap().unwrap();
+    assert!(!db.review_is_near(row.review_after_ms.unwrap()));
+    let in_an_hour = now_ms() + 3_600_000;
+    let reviewed = db.review(&digest, in_an_hour, in_an_hour).await.unwrap();
+    assert_eq!(reviewed, Reviewed::NotDue);
+}
+
+async fn a_review_is_taken_once(db: &Db) {
+    let (name, digest) = (repository("gc/raced"), Digest::sha256(b"raced"));
+    db.blob_commit(&name, &digest, 1, "b/raced", None).await.unwrap();
+    let later = now_ms() + DAY_MS + 60_000;
+    let mut racers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (db, digest) = (db.clone(), digest.clone());
+        racers.spawn(async move { db.review(&digest, later, later).await.unwrap() });
+    }
+    let outcomes = racers.join_all().await;
+    let count = |wanted| outcomes.iter().filter(|o| **o == wanted).count();
+    assert_eq!((count(Reviewed::Collected), count(Reviewed::NotDue)), (1, 7));
+}
+
 async fn keeps_its_promises(db: &Db) {
     accounts_are_replaced_by_name(db).await;
     blobs_are_seen_only_where_they_are_linked(db).await;
     uploads_belong_to_their_repository(db).await;
     one_at_a_time_writes_to_an_upload(db).await;
+    what_nothing_needs_is_collected_after_the_grace(db).await;
+    a_use_postpones_a_review_that_is_near(db).await;
+    a_review_is_taken_once(db).await;
     two_at_once_cannot_both_have_an_upload(db).await;
     tags_move_and_go_with_their_manifest(db).await;
     tags_are_listed_bytewise_after_any_text(db).await;
@@ -445,6 +538,7 @@ impl Db {
     async fn connect_postgres_pool(url: &str) -> Self {
         Self {
             pools: Pools::Postgres(sqlx::postgres::PgPool::connect(url).await.unwrap()),
+            grace_ms: super::GRACE_MS,
         }
     }
 }

@@ -288,13 +288,25 @@ impl Db {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, DbError> {
+        // Sorted, so that two that delete manifests with the same children do not wait for each other.
+        const REVIEW_CHILDREN: &str = "INSERT INTO gc_review (digest, review_after_ms)
+            SELECT child, $3 FROM manifest_reference WHERE repository = $1 AND parent = $2 ORDER BY child
+            ON CONFLICT (digest) DO UPDATE SET review_after_ms = excluded.review_after_ms";
         const SQL: &str = "DELETE FROM manifest WHERE repository = $1 AND digest = $2";
-        let done = write!(self, |tx| sqlx::query(SQL)
-            .bind(repository.as_str())
-            .bind(digest.as_str())
-            .execute(&mut *tx)
-            .await?
-            .rows_affected());
+        let done = write!(self, |tx| {
+            sqlx::query(REVIEW_CHILDREN)
+                .bind(repository.as_str())
+                .bind(digest.as_str())
+                .bind(self.review_after_ms(now_ms()))
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(SQL)
+                .bind(repository.as_str())
+                .bind(digest.as_str())
+                .execute(&mut *tx)
+                .await?
+                .rows_affected()
+        });
         Ok(done > 0)
     }
 
@@ -375,7 +387,7 @@ impl Db {
 const ROWS_MAX: usize = 500;
 
 /// `$first, …` for `count` values.
-fn placeholders(first: usize, count: usize) -> String {
+pub(super) fn placeholders(first: usize, count: usize) -> String {
     let numbers: Vec<String> = (first..first + count).map(|n| format!("${n}")).collect();
     numbers.join(", ")
 }

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod blobs;
+mod collection;
 #[cfg(test)]
 mod contract;
 mod fleet;
@@ -24,6 +25,7 @@ use sqlx::sqlite::{
 
 pub use accounts::AccountRow;
 pub use blobs::BlobRow;
+pub use collection::{CollectionRow, ObjectRow, Reviewed};
 pub use fleet::{
     AssignmentRow, DeploymentRow, DeploymentStep, Joining, NewDeployment, NewTaskRow, NodeRow, PlanWrite,
     ReportRow, RevisionChoice, RevisionRow, ServiceRow, TagDrift, TaskRow,
@@ -103,6 +105,9 @@ impl DbError {
     }
 }
 
+/// How long a blob that nothing needs may still be wanted, unless configured.
+const GRACE_MS: i64 = 24 * 3600 * 1000;
+
 #[derive(Clone, Debug)]
 enum Pools {
     Sqlite { reader: SqlitePool, writer: SqlitePool },
@@ -113,6 +118,8 @@ enum Pools {
 #[derive(Clone, Debug)]
 pub struct Db {
     pools: Pools,
+    /// How long a blob that is not needed may still be wanted.
+    grace_ms: i64,
 }
 
 impl Db {
@@ -147,7 +154,16 @@ impl Db {
         } else {
             return Err(DbError::Url(url.to_owned()));
         };
-        Ok(Self { pools })
+        Ok(Self {
+            pools,
+            grace_ms: GRACE_MS,
+        })
+    }
+
+    /// The same with another time until blobs that nothing needs are collected; a day otherwise.
+    pub fn with_grace(self, grace: Duration) -> Self {
+        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        Self { grace_ms, ..self }
     }
 
     /// Whether other processes may use the same database. SQLite belongs to one process, which then needs no lease.

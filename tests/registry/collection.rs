@@ -1,0 +1,79 @@
+//! Collection while serving: what nothing needs goes, with its bytes, and nothing else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use blackbox::image::noise;
+use blackbox::registry::Registry;
+use blackbox::wait_for;
+use oci::{Digest, media_type};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+const HASTE: &str = "[collection]\ngrace_s = 3\ninterval_s = 1\n";
+
+fn files_below(path: &Path) -> usize {
+    let entries = std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .map_while(Result::ok);
+    let count = |entry: std::fs::DirEntry| match entry.path() {
+        path if path.is_dir() => files_below(&path),
+        _ => 1,
+    };
+    entries.map(count).sum()
+}
+
+fn wait_for_files(registry: &Registry, wanted: usize) {
+    let blobs = registry.storage().join("blobs");
+    wait_for(
+        "bytes to be removed",
+        Duration::from_secs(60),
+        || match files_below(&blobs) {
+            count if count == wanted => Ok(()),
+            count => Err(format!("{count} files and not {wanted}")),
+        },
+    );
+}
+
+#[test]
+fn blobs_without_manifest_go_and_those_of_images_stay_until_these_are_deleted() {
+    let registry = Registry::open_with(HASTE);
+    let (config, layer, orphan) = (b"{}".to_vec(), noise(100_000, 1), noise(1000, 2));
+    let push = |repository: &str, content: &[u8]| registry.push_blob(repository, content);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "config": {"mediaType": media_type::OCI_CONFIG, "digest": push("a/b", &config), "size": config.len()},
+        "layers": [{"mediaType": media_type::OCI_LAYER_GZIP, "digest": push("a/b", &layer), "size": layer.len()}],
+    })
+    .to_string();
+    let put = registry
+        .request(Method::PUT, "/v2/a/b/manifests/v1")
+        .header("content-type", media_type::OCI_MANIFEST)
+        .body(manifest.clone())
+        .send()
+        .unwrap();
+    assert_eq!(put.status(), StatusCode::CREATED);
+    let orphan_digest = push("a/b", &orphan);
+    let status = |repository: &str, digest: &Digest| {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        registry.send(Method::GET, &path).status()
+    };
+    // Linked elsewhere, too, where no manifest names it.
+    let layer_digest = push("c/d", &layer);
+    wait_for_files(&registry, 2);
+    assert_eq!(status("a/b", &orphan_digest), StatusCode::NOT_FOUND);
+    assert_eq!(status("c/d", &layer_digest), StatusCode::NOT_FOUND);
+    let pulled = registry.send(Method::GET, &format!("/v2/a/b/blobs/{layer_digest}"));
+    assert!(pulled.bytes().unwrap() == layer);
+    // What is gone can come again.
+    assert_eq!(push("a/b", &orphan), orphan_digest);
+    assert_eq!(status("a/b", &orphan_digest), StatusCode::OK);
+    let path = format!("/v2/a/b/manifests/{}", Digest::sha256(manifest.as_bytes()));
+    assert_eq!(
+        registry.send(Method::DELETE, &path).status(),
+        StatusCode::ACCEPTED
+    );
+    wait_for_files(&registry, 0);
+}
