@@ -103,3 +103,24 @@ fn an_open_server_refuses_an_address_that_others_can_reach() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("--open-to-everyone"), "{text}");
 }
+
+#[test]
+fn a_token_to_push_mounts_what_its_owner_may_read_and_reads_nothing_else() {
+    let registry = Registry::with_accounts();
+    let digest = registry.push_blob("from/a", b"content");
+    let response = registry.send(Method::GET, "/token?scope=repository:to/b:pull,push");
+    let body: serde_json::Value = response.json().unwrap();
+    let send = |method: Method, path: String| {
+        let request = reqwest::blocking::Client::new().request(method, format!("{}{path}", registry.url()));
+        request
+            .bearer_auth(body["token"].as_str().unwrap())
+            .send()
+            .unwrap()
+    };
+    let other = send(Method::GET, format!("/v2/from/a/blobs/{digest}"));
+    assert_eq!(other.status(), StatusCode::UNAUTHORIZED);
+    for query in [format!("mount={digest}&from=from/a"), format!("mount={digest}")] {
+        let mounted = send(Method::POST, format!("/v2/to/b/blobs/uploads/?{query}"));
+        assert_eq!(mounted.status(), StatusCode::CREATED, "{query}");
+    }
+}

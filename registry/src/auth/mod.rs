@@ -353,6 +353,21 @@ impl Auth {
         })
     }
 
+    /// Proves that whoever `caller` is may pull from `repository`, whatever scope their token was made for: a token to
+    /// push into one repository names no others, and yet blobs are to be mounted from them. No more than that is read
+    /// this way, and only by digest, which nobody knows who has not seen it named.
+    ///
+    /// # Errors
+    /// As [`Self::access`].
+    pub async fn mount_source(
+        &self,
+        caller: &Caller,
+        repository: &RepositoryName,
+    ) -> Result<RepositoryAccess<Pull>, AuthError> {
+        let unlimited = Caller::of(caller.principal.clone());
+        self.access(&unlimited, repository).await
+    }
+
     /// Whether the catalog shows `repository` to `caller`: one whose token grants the catalog sees all that they could
     /// pull from.
     ///

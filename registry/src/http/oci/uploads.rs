@@ -11,7 +11,7 @@ use oci::{Algorithm, Digest, ErrorCode, RepositoryName};
 
 use super::range::parse_content_range;
 use super::{Call, OciError};
-use crate::auth::{Pull, Push, RepositoryAccess};
+use crate::auth::{Push, RepositoryAccess};
 use crate::content::{ContentError, UploadBody};
 
 /// The most repositories that are tried for a mount without a source; behind them the client uploads.
@@ -79,7 +79,7 @@ async fn mount(call: &Call, to: &RepositoryAccess<Push>, digest: &Digest) -> Res
         None => call.app.content.blob_holders(digest, "", HOLDERS_MAX).await?,
     };
     for from in sources {
-        if let Ok(from) = call.app.auth.access::<Pull>(&call.caller, &from).await
+        if let Ok(from) = call.app.auth.mount_source(&call.caller, &from).await
             && call.app.content.blob_mount(&from, to, digest).await?
         {
             return Ok(true);
