@@ -92,16 +92,14 @@ pub fn apply(process: &Process, procfs: Option<&OwnedFd>) -> Result<()> {
     let Some(procfs) = procfs else { return Ok(()) };
     if let Some(profile) = wanted(process.apparmor_profile()).filter(|_| has_apparmor()) {
         let text = format!("exec {profile}");
-        let tried = || format!("set AppArmor profile {profile:?}");
-        match write_attribute(procfs.as_fd(), "thread-self/attr/apparmor/exec", &text) {
-            // Before Linux 5.1 the modules shared one file.
-            Err(Errno::ENOENT) => {
-                write_attribute(procfs.as_fd(), "thread-self/attr/exec", &text).step(STEP, tried)?;
-            }
-            other => other
-                .step(STEP, tried)
-                .map_err(|failure| failure.advise("is the profile loaded? see aa-status"))?,
-        }
+        let written = match write_attribute(procfs.as_fd(), "thread-self/attr/apparmor/exec", &text) {
+            // Before Linux 5.1 the modules shared one file. A profile that is not loaded gives the same error.
+            Err(Errno::ENOENT) => write_attribute(procfs.as_fd(), "thread-self/attr/exec", &text),
+            other => other,
+        };
+        written
+            .step(STEP, || format!("set AppArmor profile {profile:?}"))
+            .map_err(|failure| failure.advise("is the profile loaded? see aa-status"))?;
     }
     if let Some(label) = wanted(process.selinux_label()) {
         write_attribute(procfs.as_fd(), "thread-self/attr/exec", label)

@@ -18,7 +18,7 @@ contract! {
     a_paused_container_stands_still on [ours, runc, crun];
     a_paused_container_can_be_killed on [ours, runc, crun];
     statistics_are_told on [ours, runc];
-    a_limit_that_is_refused_leaves_nothing on [ours, runc, crun];
+    a_limit_that_is_refused_leaves_nothing on [ours, runc];
 }
 
 /// The content of a file of the container's cgroup, which has another name on each version.
