@@ -70,7 +70,10 @@ pub(super) async fn open(
     stream::iter(found)
         .for_each_concurrent(AT_ONCE, |container| {
             let inner = Arc::clone(&inner);
-            async move { inner.adopt(&container).await }
+            async move {
+                inner.adopt(&container).await;
+                inner.remove_at_end(&container);
+            }
         })
         .await;
     Ok(Engine(inner))

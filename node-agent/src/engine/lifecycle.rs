@@ -18,6 +18,8 @@ use crate::supervise::{Shim, ShimError};
 const SIGKILL: i32 = 9;
 /// How long the end of a killed container may take: its shim gives up before.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the removal of an ended container waits for those who read its output.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_NAME: usize = 255;
 
 /// How much of a container goes.
@@ -46,6 +48,8 @@ impl Inner {
             id: id.as_str().to_owned(),
             name: new.name.clone(),
             image: new.image.digest.clone(),
+            image_name: new.image_name,
+            is_removed_at_end: new.is_removed_at_end,
             created_at: runtime::clock::now(),
             labels,
             program,
@@ -121,6 +125,10 @@ impl Inner {
             Err(EngineError::Teardown { failures, .. }) => failures,
             Err(error) => vec![error],
         };
+        if starting.is_removed_at_end {
+            let (inner, container) = (Arc::clone(self), Arc::clone(container));
+            tokio::spawn(async move { inner.remove_ended(&container).await });
+        }
         Err(EngineError::Start {
             name,
             source: Box::new(failure),
@@ -211,9 +219,67 @@ impl Inner {
         let (inner, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             let told = shim.ended().await;
-            let _turn = container.turn.lock().await;
-            inner.settle(&container, told).await;
+            {
+                let _turn = container.turn.lock().await;
+                inner.settle(&container, told).await;
+            }
+            inner.remove_at_end(&container);
         });
+    }
+
+    /// Removes an ended container if that was asked for, once those who are attached to it have read its output.
+    pub(super) fn remove_at_end(self: &Arc<Self>, container: &Arc<Container>) {
+        let is_due = {
+            let record = container.record.borrow();
+            record.is_removed_at_end && matches!(record.state(), ContainerState::Exited(_))
+        };
+        if is_due {
+            let (inner, container) = (Arc::clone(self), Arc::clone(container));
+            tokio::spawn(async move {
+                // A reader that does not read is not waited for.
+                let _ = timeout(READ_TIMEOUT, container.readers.write()).await;
+                inner.remove_ended(&container).await;
+            });
+        }
+    }
+
+    async fn remove_ended(self: &Arc<Self>, container: &Arc<Container>) {
+        match self.remove(container, false).await {
+            // Somebody else removed it or started it again; then it is removed at the end of that run.
+            Ok(()) | Err(EngineError::NotFound { .. } | EngineError::RemoveRunning { .. }) => {}
+            Err(error) => {
+                let id = container.id.as_str();
+                tracing::warn!(container_id = id, error = %Chain(&error), "container {id} is not removed at its end");
+            }
+        }
+    }
+
+    pub(super) async fn rename(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        name: String,
+    ) -> Result<(), EngineError> {
+        check_name(&name)?;
+        let _turn = container.turn.lock().await;
+        self.find(&container.id)?;
+        let record = container.record.borrow().clone();
+        let old = record.name.clone();
+        {
+            let mut containers = self.lock();
+            if let Some(holder) = containers.by_name.get(&name) {
+                let holder = holder.clone();
+                return Err(EngineError::NameTaken { name, holder });
+            }
+            containers.by_name.insert(name.clone(), record.id.clone());
+        }
+        let renamed = Record {
+            name: name.clone(),
+            ..record
+        };
+        let saved = self.save(container, renamed).await;
+        let freed = if saved.is_ok() { &old } else { &name };
+        self.lock().by_name.remove(freed);
+        saved
     }
 
     /// Records and announces the end of a running container, then releases what it had. The caller holds its turn.
@@ -368,6 +434,7 @@ impl Inner {
             containers.by_name.remove(&name);
         }
         self.announce(container, EventKind::Removed);
+        container.removed.cancel();
         Ok(())
     }
 
@@ -438,7 +505,7 @@ pub(super) async fn exit_in(id: &ContainerId, records: watch::Receiver<Record>) 
 }
 
 /// The end after `count` ends, even if the container runs again by now.
-async fn exit_after(
+pub(super) async fn exit_after(
     id: &ContainerId,
     mut records: watch::Receiver<Record>,
     count: u64,

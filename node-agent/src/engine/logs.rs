@@ -13,15 +13,18 @@ use std::time::Duration;
 use api::{LogQuery, LogStream};
 use futures::stream::{self, Stream};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::EngineError;
+use super::record::Record;
 use super::store::failed;
 use crate::supervise::LOG_MAX_FILES;
 
-/// How soon a follower sees a new line.
-const FOLLOW_PERIOD: Duration = Duration::from_millis(100);
+/// How soon a follower sees a new line: soon after the last one, and at the latest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Lines read at once.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 /// The shim cuts lines at 16 KiB, which JSON makes six times longer at most; more is not one of its lines.
 const LONGEST_LINE: u64 = 256 * 1024;
 
@@ -36,17 +39,20 @@ pub struct LogEntry {
     pub time: String,
 }
 
-/// Streams the log at `path`; `is_live` says whether more may come.
-pub(super) fn read<F: Fn() -> bool + Send + 'static>(
-    path: PathBuf,
+/// Streams what `reader` comes to; `is_live` says of a container's record whether more may come.
+pub(super) fn read<F: Fn(&Record) -> bool + Send + 'static>(
+    reader: Reader,
     query: &LogQuery,
+    records: watch::Receiver<Record>,
     is_live: F,
 ) -> impl Stream<Item = Result<LogEntry, EngineError>> + Send + 'static + use<F> {
     let state = Follow {
-        reader: Some(Reader::new(path)),
+        reader: Some(reader),
         tail: query.tail,
         is_follow: query.follow,
+        records,
         is_live,
+        pause: SHORTEST_PAUSE,
         ready: VecDeque::new(),
         is_done: false,
     };
@@ -59,7 +65,7 @@ pub(super) fn read<F: Fn() -> bool + Send + 'static>(
                 return None;
             }
             // Asked before reading: what was written before the end is then read after it.
-            let is_more_coming = state.is_follow && (state.is_live)();
+            let is_more_coming = state.is_follow && state.is_more_coming();
             let tail = state.tail.take();
             let mut reader = state.reader.take()?;
             let read = tokio::task::spawn_blocking(move || {
@@ -77,10 +83,12 @@ pub(super) fn read<F: Fn() -> bool + Send + 'static>(
                     state.reader = Some(reader);
                     if batch.is_empty() {
                         if is_more_coming {
-                            tokio::time::sleep(FOLLOW_PERIOD).await;
+                            state.rest().await;
                         } else {
                             state.is_done = true;
                         }
+                    } else {
+                        state.pause = SHORTEST_PAUSE;
                     }
                     state.ready = batch;
                 }
@@ -95,14 +103,32 @@ struct Follow<F> {
     reader: Option<Reader>,
     tail: Option<u64>,
     is_follow: bool,
+    records: watch::Receiver<Record>,
     is_live: F,
+    pause: Duration,
     ready: VecDeque<LogEntry>,
     is_done: bool,
 }
 
+impl<F: Fn(&Record) -> bool> Follow<F> {
+    /// Nothing comes from a container that is gone.
+    fn is_more_coming(&mut self) -> bool {
+        self.records.has_changed().is_ok() && (self.is_live)(&self.records.borrow_and_update())
+    }
+
+    /// Until it is time to look again, which it is at once when the container starts or ends.
+    async fn rest(&mut self) {
+        // Both are cancel safe.
+        tokio::select! {
+            () = tokio::time::sleep(self.pause) => self.pause = (self.pause * 2).min(LONGEST_PAUSE),
+            _ = self.records.changed() => self.pause = SHORTEST_PAUSE,
+        }
+    }
+}
+
 /// A place in the sequence of files. Methods block.
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     path: PathBuf,
     current: Option<Open>,
     /// The beginning of a line whose end is not written yet.
@@ -116,12 +142,20 @@ struct Open {
 }
 
 impl Reader {
-    fn new(path: PathBuf) -> Self {
+    /// Before everything that is written.
+    pub(super) fn new(path: PathBuf) -> Self {
         Self {
             path,
             current: None,
             partial: Vec::new(),
         }
+    }
+
+    /// After everything that is written so far.
+    pub(super) fn at_end(path: PathBuf) -> Result<Self, EngineError> {
+        let mut reader = Self::new(path);
+        reader.seek_to_tail(0)?;
+        Ok(reader)
     }
 
     /// Goes to where `lines` lines are left.

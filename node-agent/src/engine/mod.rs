@@ -31,7 +31,9 @@ use futures::stream::Stream;
 use oci::Digest;
 use runtime::container::ContainerId;
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
+use self::logs::Reader;
 use self::record::{Phase, Record};
 use self::store::Store;
 use crate::image::Image;
@@ -42,7 +44,7 @@ pub use self::error::{EngineError, RootError};
 pub use self::logs::LogEntry;
 pub use self::record::{ContainerState, Exit};
 pub use self::roots::RootFilesystems;
-pub use self::spec::{Program, SpecError};
+pub use self::spec::{Program, SpecError, signal};
 pub use self::user::UserError;
 
 /// Events that a slow receiver may be behind before it misses some. More than a full node's containers, all of which
@@ -71,6 +73,10 @@ pub struct NewContainer {
     pub name: String,
     /// Its image. It must be kept at least until the container has been started once; from then on its root keeps it.
     pub image: Arc<Image>,
+    /// What whoever asked calls the image, where that is not its digest.
+    pub image_name: Option<String>,
+    /// Whether it is removed when its program ends, or cannot be started.
+    pub is_removed_at_end: bool,
     /// How it runs.
     pub container: ContainerSpec,
     /// Its limits.
@@ -88,6 +94,10 @@ pub struct ContainerView {
     pub name: String,
     /// The image, by the digest it was pulled by.
     pub image: Digest,
+    /// What whoever asked calls the image.
+    pub image_name: Option<String>,
+    /// Whether it is removed when its program ends.
+    pub is_removed_at_end: bool,
     /// The image's labels and its own.
     pub labels: BTreeMap<String, String>,
     /// RFC 3339 with nanoseconds, UTC.
@@ -100,6 +110,8 @@ pub struct ContainerView {
     pub address: Option<Ipv4Addr>,
     /// Ports that lead to it while it runs, its own and services'.
     pub ports: Vec<PublishedPort>,
+    /// Ports to publish whenever it starts.
+    pub asked_ports: Vec<PortRequest>,
     /// What runs in it.
     pub program: Program,
     /// What was asked for.
@@ -119,6 +131,8 @@ pub struct Event {
     pub name: String,
     /// Its image.
     pub image: Digest,
+    /// What whoever asked calls the image.
+    pub image_name: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// When it happened. RFC 3339 with nanoseconds, UTC.
@@ -169,6 +183,10 @@ struct Container {
     record: watch::Sender<Record>,
     /// While it runs.
     shim: Mutex<Option<Shim>>,
+    /// Held for reading by each attached reader of its output, who are waited for before it is removed at its end.
+    readers: Arc<tokio::sync::RwLock<()>>,
+    /// Cancelled when it is gone.
+    removed: CancellationToken,
 }
 
 impl Engine {
@@ -269,6 +287,55 @@ impl Engine {
         lifecycle::exit_in(id, records).await
     }
 
+    /// Waits for the end of the run that is on, or of the next one; counted from this call, not from the first poll.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], at once, or when the container is removed before it ends.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub fn next_exit(
+        &self,
+        id: &ContainerId,
+    ) -> Result<impl Future<Output = Result<Exit, EngineError>> + Send + 'static + use<>, EngineError> {
+        let records = self.0.find(id)?.record.subscribe();
+        let count = records.borrow().exit_count;
+        let id = id.clone();
+        Ok(async move { lifecycle::exit_after(&id, records, count).await })
+    }
+
+    /// Waits until the container is gone, and tells how it ended last.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], at once.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub fn removal(
+        &self,
+        id: &ContainerId,
+    ) -> Result<impl Future<Output = Option<Exit>> + Send + 'static + use<>, EngineError> {
+        let container = self.0.find(id)?;
+        let (removed, records) = (container.removed.clone(), container.record.subscribe());
+        Ok(async move {
+            removed.cancelled().await;
+            records.borrow().last_exit.clone()
+        })
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// When the name cannot be one or is taken.
+    ///
+    /// # Cancel safety
+    /// The work runs on when the future is dropped.
+    pub async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
+        let (inner, container) = (Arc::clone(&self.0), self.0.find(id)?);
+        let name = name.to_owned();
+        tracked(async move { inner.rename(&container, name).await }).await
+    }
+
     /// Removes a container and everything of it; kills it before if `is_forced`.
     ///
     /// # Errors
@@ -347,14 +414,48 @@ impl Engine {
         let records = self.0.find(id).map(|container| container.record.subscribe());
         match records {
             Ok(records) => {
-                let is_live = move || {
-                    let is_running = matches!(records.borrow().phase, Phase::Starting | Phase::Running(_));
-                    is_running && records.has_changed().is_ok()
-                };
-                futures::future::Either::Left(logs::read(self.0.store.log(id.as_str()), query, is_live))
+                let reader = Reader::new(self.0.store.log(id.as_str()));
+                let is_live = |record: &Record| matches!(record.phase, Phase::Starting | Phase::Running(_));
+                futures::future::Either::Left(logs::read(reader, query, records, is_live))
             }
             Err(error) => futures::future::Either::Right(futures::stream::iter([Err(error)])),
         }
+    }
+
+    /// The container's output from this call on, until the end of the run that is on, or of the next one; with
+    /// `is_past_wanted`, after all that is kept of its output before. A container that is removed at its end waits for
+    /// the stream to be read.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], or the log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe; the stream may be dropped at any moment.
+    pub async fn attach(
+        &self,
+        id: &ContainerId,
+        is_past_wanted: bool,
+    ) -> Result<impl Stream<Item = Result<LogEntry, EngineError>> + Send + 'static + use<>, EngineError> {
+        let container = self.0.find(id)?;
+        let reading = Arc::clone(&container.readers).read_owned().await;
+        let records = container.record.subscribe();
+        let count = records.borrow().exit_count;
+        let path = self.0.store.log(id.as_str());
+        let reader = match is_past_wanted {
+            true => Reader::new(path),
+            // Now, because whoever asks may start the container next.
+            false => self.0.blocking(move |_| Reader::at_end(path)).await?,
+        };
+        let query = LogQuery {
+            follow: true,
+            ..LogQuery::default()
+        };
+        let is_live = move |record: &Record| {
+            // Captured, so that the removal waits for as long as this lives.
+            let _ = &reading;
+            record.exit_count == count
+        };
+        Ok(logs::read(reader, &query, records, is_live))
     }
 }
 
@@ -386,12 +487,15 @@ impl Inner {
             id: container.id.clone(),
             name: record.name,
             image: record.image,
+            image_name: record.image_name,
+            is_removed_at_end: record.is_removed_at_end,
             labels: record.labels,
             created_at: record.created_at,
             state,
             last_exit: record.last_exit,
             address: attachment.as_ref().map(|attachment| attachment.address),
             ports: attachment.map(|attachment| attachment.ports).unwrap_or_default(),
+            asked_ports: record.ports,
             program: record.program,
             container: record.container,
             resources: record.resources,
@@ -407,6 +511,7 @@ impl Inner {
             id: container.id.clone(),
             name: record.name,
             image: record.image,
+            image_name: record.image_name,
             labels: record.labels,
             time: match &kind {
                 EventKind::Exited(exit) => exit.finished_at.clone(),
@@ -441,6 +546,8 @@ impl Container {
             turn: tokio::sync::Mutex::new(()),
             record: watch::Sender::new(record),
             shim: Mutex::new(None),
+            readers: Arc::default(),
+            removed: CancellationToken::new(),
         })
     }
 

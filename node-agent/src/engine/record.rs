@@ -24,6 +24,10 @@ pub(super) struct Record {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) image: Digest,
+    #[serde(default)]
+    pub(super) image_name: Option<String>,
+    #[serde(default)]
+    pub(super) is_removed_at_end: bool,
     pub(super) created_at: String,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) program: Program,
@@ -225,6 +229,8 @@ mod tests {
             id: "a".to_owned(),
             name: "a".to_owned(),
             image: Digest::sha256(b""),
+            image_name: None,
+            is_removed_at_end: false,
             created_at: String::new(),
             labels: BTreeMap::new(),
             program: Program::default(),

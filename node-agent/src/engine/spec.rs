@@ -212,7 +212,7 @@ fn working_dir(image: &ImageConfig, asked: &ContainerSpec) -> Result<String, Spe
 }
 
 /// The number of a signal written as `SIGTERM`, `TERM`, `15` or `SIGRTMIN+3`.
-pub(super) fn signal(text: &str) -> Option<i32> {
+pub fn signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=SIGRTMAX).contains(&number).then_some(number);
     }

@@ -156,6 +156,8 @@ impl Containers for NodeContainers {
         let new = NewContainer {
             name: format!("{}.{}.{}", task.service.service(), task.slot, task.id),
             image,
+            image_name: None,
+            is_removed_at_end: false,
             container,
             resources: task.resources.clone(),
             // They belong to the service, and are published when the task is ready.

@@ -392,6 +392,8 @@ pub fn shell(script: &str) -> NewContainer {
     NewContainer {
         name: format!("shell-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
         image: Arc::new(image()),
+        image_name: None,
+        is_removed_at_end: false,
         container: ContainerSpec {
             command: Some(vec![script.to_owned()]),
             ..ContainerSpec::default()
