@@ -19,15 +19,17 @@ pub struct Collected {
 }
 
 impl Inner {
-    pub(super) fn collect(&self, keep: &HashSet<Digest>) -> Result<Collected, ImageError> {
+    /// Removes the images that `is_wanted` does not hold to, that have no name and no container's root on them.
+    pub(super) fn collect(&self, is_wanted: impl Fn(&Digest) -> bool) -> Result<Collected, ImageError> {
         let mut collected = Collected::default();
         let mut discarded = Vec::new();
         let mut state = self.lock();
-        let in_use: HashSet<Digest> = self.images_of_snapshots()?.into_iter().collect();
+        let mut in_use: HashSet<Digest> = self.images_of_snapshots()?.into_iter().collect();
+        in_use.extend(state.names.values().cloned());
         let unneeded: Vec<Digest> = state
             .images
             .keys()
-            .filter(|digest| !keep.contains(digest) && !in_use.contains(digest))
+            .filter(|digest| !is_wanted(digest) && !in_use.contains(digest))
             .cloned()
             .collect();
         // Records first: a crash in between leaves layers without a record, which the next start removes.

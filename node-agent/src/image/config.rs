@@ -34,6 +34,8 @@ pub struct ImageConfig {
     pub volumes: BTreeSet<String>,
     /// Docker's health check, as it is written.
     pub healthcheck: Option<serde_json::Value>,
+    /// When it was made. RFC 3339; not every builder says it.
+    pub created: Option<String>,
     /// Digests of the layers' archives, base first.
     pub diff_ids: Vec<Digest>,
 }
@@ -43,6 +45,7 @@ struct Document {
     architecture: String,
     os: String,
     variant: Option<String>,
+    created: Option<String>,
     config: Option<Execution>,
     rootfs: RootFs,
 }
@@ -99,6 +102,7 @@ impl ImageConfig {
             stop_signal: execution.stop_signal.filter(|signal| !signal.is_empty()),
             volumes: names(execution.volumes),
             healthcheck: execution.healthcheck,
+            created: document.created,
             diff_ids: document.rootfs.diff_ids.unwrap_or_default(),
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/image/                  0700, so that setuid files of layers are nobody's but ours
+//!   names.json                 {NAME: digest of an image}
 //!   images/ALG-HEX.json        Record of an image, by the digest it was pulled by; written last, removed first
 //!   blobs/ALG-HEX              manifests and configurations as they came
 //!   layers/ALG-HEX/            by the digest of the layer as it was sent
@@ -68,6 +69,10 @@ impl Layout {
         let temporary = layout.0.join("tmp");
         tree::empty(&temporary).map_err(failed("empty", &temporary))?;
         Ok(layout)
+    }
+
+    pub(super) fn names(&self) -> PathBuf {
+        self.0.join("names.json")
     }
 
     pub(super) fn images(&self) -> PathBuf {

@@ -12,6 +12,7 @@ mod collect;
 mod config;
 mod error;
 mod layout;
+mod names;
 mod overlay;
 mod plan;
 mod pull;
@@ -19,7 +20,7 @@ mod snapshot;
 mod tree;
 pub mod unpack;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -81,6 +82,8 @@ struct Inner {
 struct State {
     images: HashMap<Digest, Arc<Image>>,
     layers: HashMap<Digest, Arc<LayerRecord>>,
+    /// As on disk.
+    names: BTreeMap<String, Digest>,
     /// How many pulls under way count on a layer.
     leases: HashMap<Digest, usize>,
 }
@@ -225,8 +228,8 @@ impl ImageStore {
         self.blocking(Inner::snapshots).await
     }
 
-    /// Removes every image that is neither in `keep` (by the digest it was pulled by) nor below a container's root,
-    /// and every layer that no image and no pull under way needs.
+    /// Removes every image that is neither in `keep` (by the digest it was pulled by) nor named nor below a container's
+    /// root, and every layer that no image and no pull under way needs.
     ///
     /// # Errors
     /// When something cannot be removed; what was removed before stays removed.
@@ -235,7 +238,55 @@ impl ImageStore {
     /// The work runs on when the future is dropped.
     pub async fn collect(&self, keep: &HashSet<Digest>) -> Result<Collected, ImageError> {
         let keep = keep.clone();
-        self.blocking(move |inner| inner.collect(&keep)).await
+        self.blocking(move |inner| inner.collect(|digest| keep.contains(digest)))
+            .await
+    }
+
+    /// Removes these images, by the digests they were pulled by, but for those with a name or below a container's
+    /// root; and layers as [`Self::collect`] does.
+    ///
+    /// # Errors
+    /// As [`Self::collect`].
+    ///
+    /// # Cancel safety
+    /// The work runs on when the future is dropped.
+    pub async fn remove(&self, images: &HashSet<Digest>) -> Result<Collected, ImageError> {
+        let images = images.clone();
+        self.blocking(move |inner| inner.collect(|digest| !images.contains(digest)))
+            .await
+    }
+
+    /// Names of images: what people call them, and the digest of the image in the store. Named images are kept from
+    /// collection.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn names(&self) -> Result<BTreeMap<String, Digest>, ImageError> {
+        self.blocking(|inner| Ok(inner.lock().names.clone())).await
+    }
+
+    /// Gives the image `digest` a name, which another one may have had. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ImageError::Missing`] when the image is not in the store; or the name cannot be written down.
+    ///
+    /// # Cancel safety
+    /// The work runs on when the future is dropped.
+    pub async fn name(&self, name: &str, digest: &Digest) -> Result<(), ImageError> {
+        let (name, digest) = (name.to_owned(), digest.clone());
+        self.blocking(move |inner| inner.name(name, digest)).await
+    }
+
+    /// Takes names away; ones that nothing has are no error. Durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    ///
+    /// # Cancel safety
+    /// The work runs on when the future is dropped.
+    pub async fn unname(&self, names: &[String]) -> Result<(), ImageError> {
+        let names = names.to_vec();
+        self.blocking(move |inner| inner.unname(&names)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -272,6 +323,7 @@ impl Inner {
                 layout::remove(&path)?;
             }
         }
+        state.names = self.load_names(&state)?;
         self.remove_strays(&state)
     }
 
