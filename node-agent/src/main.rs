@@ -1,7 +1,7 @@
 //! `pierhead-node`: the first argument decides, before any thread exists, which program this is. `runtime` is the OCI
 //! runtime, `shim` the parent that holds one container, `unpack` the confined reader of layers; the daemon re-executes
 //! itself as each of them. Anything else is a command of the daemon: `serve` goes lock → images → network → containers
-//! → fleet, on one screen.
+//! → fleet → local API, on one screen.
 
 use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use node_agent::config::{Config, DEFAULT_DATA, Flags};
+use node_agent::docker::{self, Socket};
 use node_agent::durable;
 use node_agent::engine::{Engine, EngineConfig};
 use node_agent::fleet::identity::{Membership, NodeKey};
@@ -20,6 +21,7 @@ use node_agent::host::{self, Verdict};
 use node_agent::image::{self, ImageStore};
 use node_agent::network::Network;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// The Pierhead node agent.
@@ -120,20 +122,26 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let (engine, images, network) = open(&config).await?;
     let mut fleet = match node {
         Some((membership, key)) => {
-            let parts = (engine, images, network);
+            let parts = (engine.clone(), images.clone(), network.clone());
             Some(Fleet::start(&config.data, membership, key, config.keep_unused_images, parts).await?)
         }
         None => None,
     };
+    let socket = Socket::bind(&config.socket).await?;
+    let shutdown = CancellationToken::new();
+    let ended = shutdown.clone().cancelled_owned();
+    let mut api = tokio::spawn(docker::serve((engine, images, network), socket, ended));
     eprintln!("pierhead-node: ready");
     // All are cancel safe.
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         error = broken(fleet.as_mut()) => return Err(error.into()),
+        served = &mut api => return served?.context("serve the local API"),
     }
     tracing::info!("stopping; containers go on");
-    Ok(())
+    shutdown.cancel();
+    api.await?.context("end the local API")
 }
 
 /// Opens what containers are made of, in the order in which the parts need each other.
