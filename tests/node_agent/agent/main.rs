@@ -2,6 +2,8 @@
 //! own that go when it ends. Needs root.
 
 mod commands;
+#[path = "../docker/mod.rs"]
+mod docker;
 mod fleet;
 mod serve;
 mod support;
