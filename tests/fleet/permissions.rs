@@ -48,6 +48,8 @@ fn routes() -> Vec<(Method, &'static str, For, Value)> {
         (Method::GET, "tasks", For::Admin, Value::Null),
         (Method::GET, "deployments", For::Admin, Value::Null),
         (Method::GET, "deployments/1", For::Admin, Value::Null),
+        (Method::GET, "maintenance/collection", For::Admin, Value::Null),
+        (Method::POST, "maintenance/collection", For::Admin, Value::Null),
     ]
 }
 

@@ -1,9 +1,12 @@
 //! Collection while serving: what nothing needs goes, with its bytes, and nothing else.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+use blackbox::binary;
 use blackbox::image::noise;
+use blackbox::process::succeed;
 use blackbox::registry::Registry;
 use blackbox::wait_for;
 use oci::{Digest, media_type};
@@ -76,4 +79,32 @@ fn blobs_without_manifest_go_and_those_of_images_stay_until_these_are_deleted() 
         StatusCode::ACCEPTED
     );
     wait_for_files(&registry, 0);
+}
+
+#[test]
+fn the_command_tells_what_could_be_removed() {
+    let registry = Registry::open();
+    registry.push_blob("a/b", &noise(12_345, 3));
+    let gc = |arguments: &[&str]| -> serde_json::Value {
+        let mut command = Command::new(binary("pierhead"));
+        command
+            .env("HOME", registry.scratch())
+            .args(["repo", "gc", "--server", &registry.url(), "--output", "json"])
+            .args(arguments);
+        serde_json::from_slice(&succeed(&mut command)).unwrap()
+    };
+    let told = gc(&["--dry-run"]);
+    assert_eq!(told["pending"], json!({"blobs": 1, "size_bytes": 12_345}));
+    assert_eq!(told["reclaimable"], json!({"blobs": 0, "size_bytes": 0}));
+    // Its grace is a day.
+    assert_eq!(gc(&[]), json!({"reviewed": 0, "collected": 0, "removed": 0}));
+    assert_eq!(gc(&["--dry-run"]), told);
+    let accounts = Registry::with_accounts();
+    let path = format!("{}/api/v1/maintenance/collection", accounts.url());
+    for request in [
+        reqwest::blocking::Client::new().get(&path),
+        reqwest::blocking::Client::new().post(&path),
+    ] {
+        assert_eq!(request.send().unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
 }

@@ -3,6 +3,7 @@
 //! Everything is JSON; streams are JSON lines. Readers ignore fields they do not know, so that an old agent
 //! lives beside a new server; writers never change a field's meaning. Times are UTC milliseconds since 1970.
 
+pub mod collection;
 pub mod deployment;
 pub mod error;
 pub mod log;
@@ -10,6 +11,7 @@ pub mod node;
 pub mod service;
 pub mod task;
 
+pub use collection::{BlobTotal, CollectionPass, CollectionStatus};
 pub use deployment::{Deployment, DeploymentCause, DeploymentState};
 pub use error::ApiError;
 pub use log::{LogEvent, LogLine, LogQuery, LogStream};

@@ -13,6 +13,7 @@ mod logs;
 mod node;
 mod output;
 mod ps;
+mod repo;
 mod service;
 
 use std::io::Write;
@@ -53,6 +54,9 @@ enum Noun {
     /// List and remove nodes, and let new ones in.
     #[command(subcommand)]
     Node(node::Verb),
+    /// Look after what the registry stores.
+    #[command(subcommand)]
+    Repo(repo::Verb),
     /// Print the completion script of a shell.
     Completion {
         /// The shell.
@@ -99,6 +103,7 @@ async fn run(noun: Noun) -> anyhow::Result<()> {
         Noun::Logs(arguments) => logs::run(arguments).await,
         Noun::Service(verb) => service::run(verb).await,
         Noun::Node(verb) => node::run(verb).await,
+        Noun::Repo(verb) => repo::run(verb).await,
         Noun::Completion { shell } => completion(shell),
     }
 }

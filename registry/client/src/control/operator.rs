@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use api::{
-    DeployRequest, DeployResponse, Deployment, JoinToken, LogEvent, LogQuery, NodeSummary, RollbackRequest,
-    ServiceName, ServiceSpec, ServiceSummary, TaskSummary,
+    CollectionPass, CollectionStatus, DeployRequest, DeployResponse, Deployment, JoinToken, LogEvent,
+    LogQuery, NodeSummary, RollbackRequest, ServiceName, ServiceSpec, ServiceSummary, TaskSummary,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -110,6 +110,24 @@ impl OperatorClient {
             request = request.query(&[("force", "true")]);
         }
         self.endpoint.send(request, DEADLINE).await.map(drop)
+    }
+
+    /// What collection has before it.
+    ///
+    /// # Errors
+    /// As the server answers.
+    pub async fn collection_status(&self) -> Result<CollectionStatus, ControlError> {
+        self.read(self.request(Method::GET, "maintenance/collection"))
+            .await
+    }
+
+    /// Collects what is due now.
+    ///
+    /// # Errors
+    /// As the server answers.
+    pub async fn collect(&self) -> Result<CollectionPass, ControlError> {
+        self.read(self.request(Method::POST, "maintenance/collection"))
+            .await
     }
 
     /// All services.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::auth::AuthError;
+use crate::content::ContentError;
 use crate::fleet::FleetError;
 use crate::http::caller::Refusal;
 use crate::http::error::chain;
@@ -22,6 +23,8 @@ pub enum ControlError {
     Parameter(String),
     /// What was asked for cannot be done.
     Fleet(FleetError),
+    /// The upkeep of what is stored failed.
+    Content(ContentError),
 }
 
 impl From<AuthError> for ControlError {
@@ -36,12 +39,23 @@ impl From<FleetError> for ControlError {
     }
 }
 
+impl From<ContentError> for ControlError {
+    fn from(error: ContentError) -> Self {
+        Self::Content(error)
+    }
+}
+
 impl IntoResponse for ControlError {
     fn into_response(self) -> Response {
         let (status, code, text) = match self {
             Self::Auth(error) => return Refusal(error).into_response(),
             Self::Body(text) => (StatusCode::BAD_REQUEST, "body_invalid", text),
             Self::Parameter(text) => (StatusCode::BAD_REQUEST, "parameter_invalid", text),
+            Self::Content(error) => {
+                tracing::error!(error = chain(&error), "the upkeep of what is stored failed");
+                let text = "the server failed to do this; its log says why".to_owned();
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+            }
             Self::Fleet(error) => {
                 let (status, code) = classify(&error);
                 match status {

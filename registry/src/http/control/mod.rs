@@ -6,6 +6,7 @@
 mod agent;
 mod error;
 mod logs;
+mod maintenance;
 mod nodes;
 mod request;
 mod services;
@@ -46,6 +47,10 @@ pub fn router() -> Router<App> {
         .route("/tasks", get(services::tasks))
         .route("/deployments", get(services::deployments))
         .route("/deployments/{id}", get(services::deployment))
+        .route(
+            "/maintenance/collection",
+            get(maintenance::status).post(maintenance::collect),
+        )
         .fallback(|| async {
             let text = "there is no such endpoint in the control plane's API";
             refusal(StatusCode::NOT_FOUND, "endpoint_unknown", text)
