@@ -7,13 +7,14 @@ use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use node_agent::config::{Config, DEFAULT_DATA, Flags};
 use node_agent::docker::{self, Socket};
 use node_agent::durable;
-use node_agent::engine::{Engine, EngineConfig};
+use node_agent::engine::{ContainerState, Engine, EngineConfig};
 use node_agent::fleet::identity::{Membership, NodeKey};
 use node_agent::fleet::join::{self, Joined};
 use node_agent::fleet::{Fleet, FleetError};
@@ -34,6 +35,8 @@ enum Command {
     Join(JoinArguments),
     /// Remove everything of this agent from this machine: containers, images, networks, key and membership.
     Purge(PurgeArguments),
+    /// Stop every container of an agent that does not run; the next `serve` starts those that a server wants.
+    Stop(StopArguments),
     /// Say whether the configuration is valid and whether this machine can run containers.
     Check(Flags),
     /// Print the annotated default configuration.
@@ -65,6 +68,15 @@ struct JoinArguments {
 }
 
 #[derive(Debug, clap::Args)]
+struct StopArguments {
+    #[command(flatten)]
+    flags: Flags,
+    /// Seconds between SIGTERM and SIGKILL.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    grace_s: u64,
+}
+
+#[derive(Debug, clap::Args)]
 struct PurgeArguments {
     #[command(flatten)]
     flags: Flags,
@@ -91,6 +103,7 @@ fn daemon() -> ExitCode {
         Command::Serve(flags) => serve(flags),
         Command::Join(arguments) => join(arguments),
         Command::Purge(arguments) => purge(arguments),
+        Command::Stop(arguments) => stop(arguments),
         Command::Check(flags) => check(flags),
         Command::Default => {
             print!("{}", include_str!("../../config/node-agent.toml"));
@@ -177,6 +190,29 @@ async fn broken(fleet: Option<&mut Fleet>) -> FleetError {
         Some(fleet) => fleet.broken().await,
         None => std::future::pending().await,
     }
+}
+
+#[tokio::main]
+async fn stop(arguments: StopArguments) -> anyhow::Result<()> {
+    log("warn");
+    let config = Config::load(arguments.flags)?;
+    let _lock = lock(&config.data)?;
+    let (engine, _, _network) = open(&config).await?;
+    let grace = Duration::from_secs(arguments.grace_s);
+    let mut containers = engine.list().await;
+    containers.retain(|container| matches!(container.state, ContainerState::Running { .. }));
+    let stopping = containers.into_iter().map(|container| {
+        let engine = engine.clone();
+        async move {
+            let stopped = engine.stop(&container.id, grace).await;
+            stopped.with_context(|| format!("stop container {}", container.name))
+        }
+    });
+    // All at once, and the others although one cannot be stopped.
+    for stopped in futures::future::join_all(stopping).await {
+        stopped?;
+    }
+    Ok(())
 }
 
 #[tokio::main]
