@@ -2,6 +2,7 @@
 //! follows from it is the reconciler's.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use api::{
     DeployResponse, Deployment, DeploymentCause, DeploymentState, PinnedImage, ServiceName, ServiceSpec,
@@ -16,6 +17,8 @@ use crate::db::{DbError, DeploymentRow, NewDeployment, RevisionChoice, RevisionR
 const ATTEMPTS: usize = 5;
 /// The most deployments that are listed.
 const DEPLOYMENTS_MAX: i64 = 200;
+/// How long a list of deployments waits for pushes that are not yet among them.
+const PUSH_NOTICE: Duration = Duration::from_secs(2);
 
 /// What a deployment of a service starts from.
 struct Before {
@@ -420,11 +423,17 @@ impl Fleet {
         Ok(tasks)
     }
 
-    /// Deployments, newest first: of one service, also one that is gone, or of all.
+    /// Deployments, newest first: of one service, also one that is gone, or of all. A push that was acknowledged before
+    /// the call has its deployment in the list, unless nobody plans the fleet now.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn deployments(&self, service: Option<&ServiceName>) -> Result<Vec<Deployment>, FleetError> {
+        let deadline = Instant::now() + PUSH_NOTICE;
+        while !self.0.db.tag_drifts().await?.is_empty() && Instant::now() < deadline {
+            self.0.wake.notify_one();
+            tokio::time::sleep(PUSH_NOTICE / 100).await;
+        }
         let rows = self
             .0
             .db
