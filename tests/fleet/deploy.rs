@@ -42,14 +42,20 @@ fn a_service_is_deployed_reached_and_moved_by_a_push_without_a_failed_request() 
         }
     });
     let second = cluster.push("acme/web:main", &[("www/version", b"two")]);
-    wait_for("the new version to answer", PATIENCE, || match fetch(port, "version") {
-        Ok(text) if text == "two" => Ok(()),
-        other => Err(format!("{other:?}")),
+    wait_for("the new version to answer", PATIENCE, || {
+        match fetch(port, "version") {
+            Ok(text) if text == "two" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     });
     cluster.deployment_is("acme/web", DeploymentState::Succeeded);
     is_over.store(true, Ordering::Relaxed);
     visitor.join().unwrap();
-    assert_eq!(failures.load(Ordering::Relaxed), 0, "requests failed while versions changed");
+    assert_eq!(
+        failures.load(Ordering::Relaxed),
+        0,
+        "requests failed while versions changed"
+    );
 
     let after = cluster.ready_task("acme/web");
     assert_eq!(after.image.digest, second);
@@ -74,7 +80,10 @@ fn ps_logs_and_deploys_show_what_runs() {
     );
     let text = |arguments: &[&str]| String::from_utf8(succeed(&mut cluster.pierhead(arguments))).unwrap();
     let ps = text(&["ps"]);
-    assert!(ps.contains("acme/job") && ps.contains("n1") && ps.contains("ready"), "{ps}");
+    assert!(
+        ps.contains("acme/job") && ps.contains("n1") && ps.contains("ready"),
+        "{ps}"
+    );
     let logs = text(&["logs", "acme/job"]);
     assert!(logs.contains("to the log"), "{logs}");
     let deploys = text(&["deploys", "acme/job"]);
@@ -101,7 +110,13 @@ fn deploying_the_same_again_changes_nothing() {
 fn a_version_that_does_not_stay_up_is_rolled_back_and_says_why() {
     let cluster = Cluster::start();
     let _node = cluster.node("n1");
-    cluster.push("acme/web:main", &[("www/version", b"one"), ("start", b"#!/bin/sh\nexec httpd -f -p 80 -h /www\n")]);
+    cluster.push(
+        "acme/web:main",
+        &[
+            ("www/version", b"one"),
+            ("start", b"#!/bin/sh\nexec httpd -f -p 80 -h /www\n"),
+        ],
+    );
     let port = free_port();
     let compose = format!(
         "services:\n  web:\n    image: acme/web:main\n    command: /start\n    \
@@ -109,10 +124,16 @@ fn a_version_that_does_not_stay_up_is_rolled_back_and_says_why() {
     );
     cluster.deployed(&compose);
     let before = cluster.ready_task("acme/web");
-    cluster.push("acme/web:main", &[("start", b"#!/bin/sh\necho no such table: users >&2\nexit 3\n")]);
+    cluster.push(
+        "acme/web:main",
+        &[("start", b"#!/bin/sh\necho no such table: users >&2\nexit 3\n")],
+    );
     let reason = cluster.deployment_is("acme/web", DeploymentState::RolledBack);
     let reason = reason.expect("a reason");
-    assert!(reason.contains('3') && reason.contains("no such table: users"), "{reason}");
+    assert!(
+        reason.contains('3') && reason.contains("no such table: users"),
+        "{reason}"
+    );
     assert_eq!(fetch(port, "version").unwrap(), "one");
     assert_eq!(cluster.ready_task("acme/web").container_id, before.container_id);
 }
@@ -135,9 +156,11 @@ fn copies_are_spread_over_nodes_and_scaled_down_again() {
     cluster.deployed(&compose(1));
     cluster.ready_task("acme/job");
     succeed(&mut cluster.pierhead(&["service", "rm", "acme/job"]));
-    wait_for("no task to be left", PATIENCE, || match cluster.tasks().as_slice() {
-        [] => Ok(()),
-        left => Err(format!("{left:?}")),
+    wait_for("no task to be left", PATIENCE, || {
+        match cluster.tasks().as_slice() {
+            [] => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
     });
 }
 
@@ -151,8 +174,12 @@ fn what_is_pushed_while_the_server_is_down_for_a_moment_is_deployed_when_it_is_b
     // The push is acknowledged, and the server dies before it can have acted upon it.
     cluster.push("acme/web:main", &[("www/version", b"two")]);
     cluster.registry.restart();
-    wait_for("the new version to answer", Duration::from_secs(60), || match fetch(port, "version") {
-        Ok(text) if text == "two" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    wait_for(
+        "the new version to answer",
+        Duration::from_secs(60),
+        || match fetch(port, "version") {
+            Ok(text) if text == "two" => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
 }

@@ -9,14 +9,24 @@ use blackbox::wait_for;
 
 /// Deploys a shell script as a service with `more` keys and returns its log once it holds `end`.
 fn logged(cluster: &Cluster, script: &str, more: &str) -> String {
-    cluster.push("acme/probe:main", &[("probe", format!("#!/bin/sh\n{script}\necho end of probe\nexec sleep 1000\n").as_bytes())]);
+    cluster.push(
+        "acme/probe:main",
+        &[(
+            "probe",
+            format!("#!/bin/sh\n{script}\necho end of probe\nexec sleep 1000\n").as_bytes(),
+        )],
+    );
     cluster.deployed(&format!(
         "services:\n  probe:\n    image: acme/probe:main\n    command: /probe\n    stop_grace_period: 0s\n{more}"
     ));
     wait_for("the probe's log", PATIENCE, || {
         let log = succeed(&mut cluster.pierhead(&["logs", "acme/probe"]));
         let log = String::from_utf8_lossy(&log).into_owned();
-        if log.contains("end of probe") { Ok(log) } else { Err(log) }
+        if log.contains("end of probe") {
+            Ok(log)
+        } else {
+            Err(log)
+        }
     })
 }
 
@@ -30,7 +40,7 @@ fn its_processes_do_not_see_the_host() {
         &format!(
             "echo pid $$\nps\nls -d /proc/{canary} /work /root/.cargo 2>&1\nhostname\ngrep -E '^(Cap|NoNewPrivs|Seccomp):*' \
              /proc/self/status\nmount -t tmpfs none /tmp 2>&1\nls -l /sys/fs/cgroup >/dev/null && echo cgroup seen\n\
-             touch /proc/sys/kernel/hostname 2>&1; cat /proc/kcore 2>&1 | head -c 1 | wc -c"
+             touch /proc/sys/kernel/hostname 2>&1; echo kcore $(cat /proc/kcore 2>/dev/null | head -c 1 | wc -c)"
         ),
         "    hostname: inside\n",
     );
@@ -40,9 +50,14 @@ fn its_processes_do_not_see_the_host() {
     assert!(log.contains("inside"), "{log}");
     assert!(log.contains("NoNewPrivs:\t1"), "{log}");
     assert!(log.contains("Seccomp:\t2"), "{log}");
-    assert!(log.contains("mount: mounting none on /tmp failed"), "{log}");
+    assert!(log.contains("mount: permission denied"), "{log}");
+    assert!(
+        log.contains("/proc/sys/kernel/hostname: Read-only file system"),
+        "{log}"
+    );
+    assert!(log.contains("kcore 0"), "{log}");
     // Its own processes, and nobody else's.
-    assert!(!log.contains("pierhead-registry") && !log.contains("cargo"), "{log}");
+    assert!(!log.contains("pierhead-registry"), "{log}");
 }
 
 #[test]
@@ -68,7 +83,10 @@ fn limits_are_in_its_cgroup_and_a_hog_is_stopped_by_them() {
     );
     let said = String::from_utf8_lossy(&[deployed.stdout, deployed.stderr].concat()).into_owned();
     assert_eq!(deployed.status.code(), Some(1), "{said}");
-    assert!(said.to_lowercase().contains("memory"), "the reason is told: {said}");
+    assert!(
+        said.to_lowercase().contains("memory"),
+        "the reason is told: {said}"
+    );
 }
 
 /// A limit as the kernel holds it, on whichever version of cgroups this host has the controller.
@@ -94,7 +112,10 @@ fn find(directory: &PathBuf, container: &str, depth: u32) -> Option<PathBuf> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .map(|entry| entry.path())
         .collect();
-    let is_it = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(container));
+    let is_it = |path: &&PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().contains(container))
+    };
     if let Some(found) = inside.iter().find(is_it) {
         return Some(found.clone());
     }

@@ -41,11 +41,22 @@ fn a_layer_that_climbs_out_of_its_root_is_refused_and_touches_nothing() {
     let canary = cluster.registry.scratch().join("canary");
     std::fs::write(&canary, "untouched").unwrap();
     for (tag, entries) in [
-        ("climb", vec![(tar::EntryType::Regular, "../../../../../../../../tmp/pierhead-climbed", "")]),
+        (
+            "climb",
+            vec![(
+                tar::EntryType::Regular,
+                "../../../../../../../../tmp/pierhead-climbed",
+                "",
+            )],
+        ),
         (
             "link",
             vec![
-                (tar::EntryType::Symlink, "out", cluster.registry.scratch().to_str().unwrap()),
+                (
+                    tar::EntryType::Symlink,
+                    "out",
+                    cluster.registry.scratch().to_str().unwrap(),
+                ),
                 (tar::EntryType::Regular, "out/canary", ""),
             ],
         ),
@@ -63,7 +74,10 @@ fn a_layer_that_climbs_out_of_its_root_is_refused_and_touches_nothing() {
     }
     let deployments: Vec<Deployment> = cluster.get("deployments?service=acme/evil-climb");
     let reason = deployments[0].reason.clone().unwrap_or_default();
-    assert!(reason.contains("pierhead-climbed"), "the entry is named: {reason}");
+    assert!(
+        reason.contains("pierhead-climbed"),
+        "the entry is named: {reason}"
+    );
 }
 
 /// An archive with names that the `tar` crate would refuse to write.
@@ -75,22 +89,30 @@ fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
         header.set_mode(0o644);
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
-        let content: &[u8] = if *kind == tar::EntryType::Regular { b"owned" } else { b"" };
+        let content: &[u8] = if *kind == tar::EntryType::Regular {
+            b"owned"
+        } else {
+            b""
+        };
         header.set_size(content.len() as u64);
         header.set_cksum();
-        archive.append(&header, content).unwrap();
+        archive.append(&header, content).expect("an archive in memory");
     }
-    archive.into_inner().unwrap()
+    archive.into_inner().expect("an archive in memory")
 }
 
 #[test]
 fn a_key_that_is_not_supported_is_named_and_nothing_is_deployed() {
     let cluster = Cluster::start();
     cluster.push("acme/web:main", &[]);
-    let refused = cluster.deploy("services:\n  web:\n    image: acme/web:main\n    privileged: true\n    replicsa: 3\n");
+    let refused = cluster
+        .deploy("services:\n  web:\n    image: acme/web:main\n    privileged: true\n    replicsa: 3\n");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{said}");
-    assert!(said.contains("privileged") && said.contains("replicsa"), "all at once: {said}");
+    assert!(
+        said.contains("privileged") && said.contains("replicsa"),
+        "all at once: {said}"
+    );
     let services: Vec<api::ServiceSummary> = cluster.get("services");
     assert!(services.is_empty());
 }

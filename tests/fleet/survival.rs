@@ -83,7 +83,9 @@ fn a_server_killed_in_the_middle_of_an_upload_has_lost_nothing_it_acknowledged()
     assert_eq!(response.status(), StatusCode::ACCEPTED);
     assert_eq!(header(&response, "range"), format!("0-{}", (1 << 20) - 1));
     cluster.registry.restart();
-    let blob = cluster.registry.send(Method::GET, &format!("/v2/acme/web/blobs/{held}"));
+    let blob = cluster
+        .registry
+        .send(Method::GET, &format!("/v2/acme/web/blobs/{held}"));
     assert_eq!(blob.bytes().unwrap(), content);
     let status = cluster.registry.send(Method::GET, &upload);
     assert_eq!(header(&status, "range"), format!("0-{}", (1 << 20) - 1));

@@ -214,9 +214,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
-        let reset = run(self.command("reset").arg("--run").arg(self.run()).arg("--force"));
-        if !reset.status.success() && !std::thread::panicking() {
-            panic!("reset: {}", String::from_utf8_lossy(&reset.stderr));
+        let purged = run(self.command("purge").arg("--run").arg(self.run()).arg("--yes"));
+        if !purged.status.success() && !std::thread::panicking() {
+            panic!("purge: {}", String::from_utf8_lossy(&purged.stderr));
         }
     }
 }

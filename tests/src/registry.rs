@@ -84,7 +84,14 @@ impl Registry {
             let line = process.line_after("first admin: user admin password ");
             self.password = line.split(' ').next().map(str::to_owned);
         }
-        self.address = process.line_after("listening on http://");
+        let address = process.line_after("listening on http://");
+        // Nodes and clients find it there again after a restart.
+        for argument in &mut self.arguments {
+            if argument == "127.0.0.1:0" {
+                argument.clone_from(&address);
+            }
+        }
+        self.address = address;
         self.process = Some(process);
     }
 
@@ -95,7 +102,7 @@ impl Registry {
         }
     }
 
-    /// Starts it again on the same data, on another port.
+    /// Starts it again on the same data and port.
     pub fn restart(&mut self) {
         self.kill();
         self.launch();
