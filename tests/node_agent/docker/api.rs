@@ -56,9 +56,11 @@ fn versions_are_negotiated() {
         "{nowhere}"
     );
     assert!(engine.request("DELETE", "/version").starts_with("HTTP/1.1 404 "));
-    assert_eq!(
-        engine.ok(&["version", "-f", "{{.Server.APIVersion}} {{.Client.APIVersion}}"]),
-        "1.44 1.44"
+    let versions = engine.ok(&["version", "-f", "{{.Server.APIVersion}} {{.Client.APIVersion}}"]);
+    // Debian's command is older than the engine, a current one newer.
+    assert!(
+        ["1.44 1.41", "1.44 1.44"].contains(&versions.as_str()),
+        "{versions}"
     );
     assert_eq!(
         engine.ok(&["info", "-f", "{{.OSType}} {{.Containers}} {{.Images}}"]),
