@@ -13,6 +13,8 @@ use blackbox::registry::Registry;
 use blackbox::{binary, image, wait_for};
 use tempfile::TempDir;
 
+/// dockerd's bridge, so that another dockerd of this machine keeps its own.
+const BRIDGE: &str = "ph-bench";
 /// Containers in the background.
 const COUNT: usize = 20;
 const USAGE: &str = "usage: bench-engine [--rounds N]; rounds of each measurement (10)";
@@ -112,22 +114,14 @@ impl Engine {
         let at = |name: &str| directory.path().join(name).display().to_string();
         let mut command = Command::new("dockerd");
         command
-            .args([
-                "--data-root",
-                &at("data"),
-                "--exec-root",
-                &at("run"),
-                "--pidfile",
-                &at("pid"),
-            ])
+            .args(["--data-root", &at("data"), "--exec-root", &at("run")])
+            .args(["--pidfile", &at("pid"), "--bridge", BRIDGE])
             .args(["--host", &format!("unix://{}", at("docker.sock"))])
-            .args([
-                "--iptables=false",
-                "--ip6tables=false",
-                "--userland-proxy=false",
-                "--log-level",
-                "error",
-            ]);
+            .args(["--iptables=false", "--ip6tables=false", "--userland-proxy=false"])
+            .args(["--log-level", "error"]);
+        ip(&["link", "add", BRIDGE, "type", "bridge"]);
+        ip(&["address", "add", "10.213.77.1/24", "dev", BRIDGE]);
+        ip(&["link", "set", BRIDGE, "up"]);
         Self {
             name: "dockerd",
             process: Some(Process::start(command)),
@@ -208,10 +202,17 @@ impl Drop for Engine {
             process.signal(15);
             process.wait();
         }
+        // Nothing may be left, whatever becomes of the other.
         if self.name == "pierhead-node" {
             run(agent("purge", self.directory.path()).arg("--yes"));
+        } else {
+            run(Command::new("ip").args(["link", "delete", BRIDGE]));
         }
     }
+}
+
+fn ip(arguments: &[&str]) {
+    succeed(Command::new("ip").args(arguments));
 }
 
 fn agent(verb: &str, directory: &Path) -> Command {
