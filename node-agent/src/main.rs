@@ -25,6 +25,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// How long it may take to take back what a stopped container had.
+const RELEASE: Duration = Duration::from_secs(20);
+
 /// The Pierhead node agent.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -197,7 +200,7 @@ async fn stop(arguments: StopArguments) -> anyhow::Result<()> {
     log("warn");
     let config = Config::load(arguments.flags)?;
     let _lock = lock(&config.data)?;
-    let (engine, _, _network) = open(&config).await?;
+    let (engine, _, network) = open(&config).await?;
     let grace = Duration::from_secs(arguments.grace_s);
     let mut containers = engine.list().await;
     containers.retain(|container| matches!(container.state, ContainerState::Running { .. }));
@@ -205,14 +208,22 @@ async fn stop(arguments: StopArguments) -> anyhow::Result<()> {
         let engine = engine.clone();
         async move {
             let stopped = engine.stop(&container.id, grace).await;
-            stopped.with_context(|| format!("stop container {}", container.name))
+            stopped.with_context(|| format!("stop container {}", container.name))?;
+            let released = tokio::time::timeout(RELEASE, engine.released(&container.id)).await;
+            let late = || {
+                format!(
+                    "what container {} had is still there; the log says why",
+                    container.name
+                )
+            };
+            Ok(released.with_context(late)??)
         }
     });
     // All at once, and the others although one cannot be stopped.
-    for stopped in futures::future::join_all(stopping).await {
-        stopped?;
-    }
-    Ok(())
+    let stopped: anyhow::Result<Vec<()>> = futures::future::join_all(stopping).await.into_iter().collect();
+    stopped?;
+    // Nobody is attached to it any more, and the next agent makes it again.
+    network.remove().await.context("remove the network")
 }
 
 #[tokio::main]

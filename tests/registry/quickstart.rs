@@ -105,6 +105,11 @@ fn quickstart_runs_a_service_and_ends_with_all_it_started_and_goes_on_with_the_s
         },
     );
     process.wait();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(
+        !mounts.contains(data.to_str().unwrap()),
+        "something is still mounted:\n{mounts}"
+    );
 
     let again = start(&data, &address);
     again.line_after("quickstart: ready");

@@ -304,6 +304,20 @@ impl Engine {
         Ok(async move { lifecycle::exit_after(&id, records, count).await })
     }
 
+    /// Waits until nothing of an ended run is left: its network and the mount of its root.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], at once.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn released(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let mut records = self.0.find(id)?.record.subscribe();
+        // An error means that the container has been removed, and all of it with it.
+        let _ = records.wait_for(|record| record.phase == Phase::Idle).await;
+        Ok(())
+    }
+
     /// Waits until the container is gone, and tells how it ended last.
     ///
     /// # Errors
