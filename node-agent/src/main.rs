@@ -243,6 +243,10 @@ async fn purge(arguments: PurgeArguments) -> anyhow::Result<()> {
         removed.with_context(|| format!("remove container {}", container.name))?;
     }
     network.remove().await.context("remove the network")?;
+    for hierarchy in runtime::cgroup::hierarchies()? {
+        // It stays where another agent has containers in it, or where there never was one.
+        let _ = std::fs::remove_dir(hierarchy.mount.join(&config.cgroup_parent));
+    }
     // Only now, when nothing is mounted below it any more.
     std::fs::remove_dir_all(&config.data).with_context(|| format!("remove {}", config.data.display()))
 }

@@ -166,6 +166,15 @@ impl Drop for Engine {
         if !purged.status.success() && !std::thread::panicking() {
             panic!("purge: {}", String::from_utf8_lossy(&purged.stderr));
         }
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").expect("control groups are mounted");
+        for hierarchy in hierarchies.flatten() {
+            let group = hierarchy.path().join(self.cgroup());
+            assert!(
+                !group.exists() || std::thread::panicking(),
+                "{} is left",
+                group.display()
+            );
+        }
     }
 }
 
