@@ -165,8 +165,13 @@ impl BlobStore {
         size_bytes: u64,
         range: Range<u64>,
     ) -> Result<BlobStream, StorageError> {
-        let (objects, path) = self.object(key);
-        reader::ranged(objects, path, size_bytes, range).await
+        match &self.backend {
+            Backend::Directory { root, .. } => reader::file(root.join(key.as_str()), range).await,
+            Backend::Cloud(cloud) => {
+                let path = cloud.path(key.as_str());
+                reader::ranged(cloud.objects.as_ref(), path, size_bytes, range).await
+            }
+        }
     }
 
     /// The size of a blob's bytes; `None` when there are none.

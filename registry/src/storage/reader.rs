@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -20,11 +21,42 @@ use super::{StorageError, at};
 /// The bytes of a blob, block by block. Dropping it stops the reading.
 pub type BlobStream = BoxStream<'static, Result<Bytes, StorageError>>;
 
-/// One block: large enough that the hop to a blocking thread does not count, small enough that 64 slow readers
-/// with two blocks each stay under 128 MiB.
+/// One block: large enough that the hop to a blocking thread does not count.
 const BLOCK_BYTES: u64 = 1024 * 1024;
+/// One block while many read, each of whom has about three: one being read, one queued and one being sent. Readers
+/// share the network then, and the memory counts for more than the hops.
+const CROWDED_BLOCK_BYTES: u64 = 128 * 1024;
+/// Readers of files that are many.
+const CROWD: usize = 16;
 
-/// Streams `range` of an object of `size_bytes`.
+/// Readers of files now, in this process.
+static READERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts as a reader for as long as it lives.
+#[derive(Debug)]
+struct Reader;
+
+impl Reader {
+    fn new() -> Self {
+        READERS.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn block_bytes() -> u64 {
+    match READERS.load(Ordering::Relaxed) > CROWD {
+        true => CROWDED_BLOCK_BYTES,
+        false => BLOCK_BYTES,
+    }
+}
+
+/// Streams `range` of an object of `size_bytes` in an object store.
 ///
 /// # Errors
 /// [`StorageError::Missing`] when there is no such object.
@@ -46,8 +78,9 @@ pub(super) async fn ranged(
     };
     match objects.get_opts(&path, options).await {
         Ok(found) => match found.payload {
-            GetResultPayload::File(file, path) => Ok(file_stream(file, path, range)),
             GetResultPayload::Stream(bytes) => Ok(network_stream(bytes, path.to_string(), range)),
+            // Directories are read by `file`; a store that hands out files all the same is read as one.
+            GetResultPayload::File(_, path) => file(path, range).await,
         },
         Err(object_store::Error::NotFound { .. }) => Err(StorageError::Missing(path.to_string())),
         Err(source) => Err(failed("read", path.as_ref())(source)),
@@ -101,6 +134,45 @@ fn network_stream(
     ReceiverStream::new(queue).boxed()
 }
 
+/// Streams `range` of the file at `path`. Opening it and its first block are one hop to a blocking thread: of a small
+/// blob there is no other.
+///
+/// # Errors
+/// [`StorageError::Missing`] when there is no such file, or when its first block cannot be read.
+pub(super) async fn file(path: PathBuf, range: Range<u64>) -> Result<BlobStream, StorageError> {
+    if range.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
+    let reader = Reader::new();
+    let opened = tokio::task::spawn_blocking(move || {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StorageError::Missing(path.display().to_string()));
+            }
+            Err(error) => return Err(at("open", &path)(error)),
+        };
+        let first = block(&file, range.start, range.end).map_err(at("read", &path))?;
+        let position = range.start + first.len() as u64;
+        Ok((first, file, path, position, range.end))
+    });
+    let (first, file, path, position, end) = opened
+        .await
+        .map_err(|error| at("read", Path::new("a blob"))(io::Error::other(error)))??;
+    let first = stream::once(std::future::ready(Ok(first)));
+    if position == end {
+        return Ok(first.boxed());
+    }
+    let reading = Reading {
+        next: Some(read_block(file, position, end)),
+        position,
+        end,
+        path,
+        _reader: reader,
+    };
+    Ok(first.chain(rest(reading)).boxed())
+}
+
 type Read = JoinHandle<io::Result<(File, Bytes)>>;
 
 struct Reading {
@@ -108,26 +180,19 @@ struct Reading {
     position: u64,
     end: u64,
     path: PathBuf,
+    _reader: Reader,
 }
 
-fn file_stream(file: File, path: PathBuf, range: Range<u64>) -> BlobStream {
-    let next = (range.start < range.end).then(|| read_block(file, range.start, range.end));
-    let reading = Reading {
-        next,
-        position: range.start,
-        end: range.end,
-        path,
-    };
+fn rest(reading: Reading) -> BlobStream {
     stream::try_unfold(reading, |mut reading| async move {
         let Some(next) = reading.next.take() else {
             return Ok(None);
         };
-        let io = |source| StorageError::Io {
-            step: "read",
-            path: reading.path.clone(),
-            source,
-        };
-        let (file, block) = next.await.map_err(io::Error::other).and_then(|r| r).map_err(io)?;
+        let (file, block) = next
+            .await
+            .map_err(io::Error::other)
+            .and_then(|read| read)
+            .map_err(at("read", &reading.path))?;
         reading.position += block.len() as u64;
         if reading.position < reading.end {
             reading.next = Some(read_block(file, reading.position, reading.end));
@@ -145,7 +210,7 @@ fn read_block(file: File, position: u64, end: u64) -> Read {
 }
 
 fn block(file: &File, position: u64, end: u64) -> io::Result<Bytes> {
-    let length = (end - position).min(BLOCK_BYTES) as usize;
+    let length = (end - position).min(block_bytes()) as usize;
     let mut block = vec![0; length];
     file.read_exact_at(&mut block, position)?;
     Ok(block.into())
