@@ -215,7 +215,10 @@ impl<'a, R: Read> Archive<'a, R> {
             })
             .sum();
         match header.cksum() {
-            Ok(told) if told == sum => Ok(Some(header)),
+            Ok(told) if told == sum => {
+                blank_is_zero(&mut header);
+                Ok(Some(header))
+            }
             _ => Err(Reason::Malformed {
                 what: "a header with a wrong checksum".to_owned(),
             }),
@@ -431,9 +434,48 @@ fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
     name
 }
 
+/// Numeric fields of a header: mode, uid, gid, size, time, and the two device numbers.
+const NUMBERS: [std::ops::Range<usize>; 7] = [
+    100..108,
+    108..116,
+    116..124,
+    124..136,
+    136..148,
+    329..337,
+    337..345,
+];
+
+/// Writes 0 into numeric fields that were left blank, as some writers do and other readers understand.
+fn blank_is_zero(header: &mut Header) {
+    // What lies at 329 is a number only in archives that say that they are of POSIX.
+    let is_ustar = header.as_bytes()[257..].starts_with(b"ustar");
+    for field in NUMBERS {
+        if field.start > 257 && !is_ustar {
+            continue;
+        }
+        let field = &mut header.as_mut_bytes()[field];
+        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            field[0] = b'0';
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blank_numbers_are_zero_and_others_stay() {
+        let mut header = Header::new_ustar();
+        header.set_size(5);
+        header.as_mut_bytes()[108..116].fill(0);
+        header.as_mut_bytes()[116..124].fill(b' ');
+        header.as_mut_bytes()[329..345].fill(0);
+        blank_is_zero(&mut header);
+        assert_eq!((header.uid().expect("zero"), header.gid().expect("zero")), (0, 0));
+        assert_eq!(header.device_major().expect("zero"), Some(0));
+        assert_eq!(header.entry_size().expect("stays"), 5);
+    }
 
     #[test]
     fn pax_values_may_hold_newlines() {
