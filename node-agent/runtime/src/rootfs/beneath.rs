@@ -4,12 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 
 use crate::failure::{Context, Failure, Result};
 
 const STEP: &str = "rootfs";
+/// As many links in a row as the kernel follows.
+const LINKS_MAX: usize = 40;
 
 /// Opens `path` by location only (`O_PATH`), or `None` when it is not there.
 ///
@@ -70,20 +72,46 @@ pub(super) fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
     Ok(current)
 }
 
-/// Opens `path`, making it an empty file when it is not there.
+/// Opens `path`, making it an empty file when it is not there. Where it is a link to nothing, as `/etc/resolv.conf` is
+/// in images made from machines, what it points at is made.
 ///
 /// # Errors
 /// When it cannot be made.
 pub(super) fn make_file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
-    if let Some(found) = find(root, path)? {
-        return Ok(found);
+    let tried = || format!("make file {} in the root", path.display());
+    let mut target = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if let Some(found) = find(root, &target)? {
+            return Ok(found);
+        }
+        if let Some(parent) = target.parent() {
+            make_directory(root, parent)?;
+        }
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+        match open(root, &target, flags, Mode::from_bits_truncate(0o644)) {
+            Err(Errno::EEXIST) => target = link_target(root, &target).step(STEP, tried)?,
+            other => return other.step(STEP, tried),
+        }
     }
-    if let Some(parent) = path.parent() {
-        make_directory(root, parent)?;
+    Err(Errno::ELOOP).step(STEP, tried)
+}
+
+/// Where the link `path` points, as a path of the root. Only the name is followed here: whatever it says, it is looked
+/// up beneath the root like any other.
+fn link_target(root: BorrowedFd<'_>, path: &Path) -> nix::Result<PathBuf> {
+    let link = open(root, path, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
+    let points_at = PathBuf::from(readlinkat(&link, "")?);
+    let mut target = PathBuf::from("/");
+    // An absolute one replaces all that was before it.
+    let joined = path.parent().unwrap_or(Path::new("/")).join(points_at);
+    for part in joined.components() {
+        match part {
+            Component::Normal(name) => target.push(name),
+            Component::ParentDir => drop(target.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
     }
-    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
-    open(root, path, flags, Mode::from_bits_truncate(0o644))
-        .step(STEP, || format!("make file {} in the root", path.display()))
+    Ok(target)
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
@@ -123,6 +151,23 @@ mod tests {
             drop(make_file(root.as_fd(), Path::new(link)));
         }
         assert_eq!(std::fs::read_dir(&outside).expect("lists").count(), 0);
+        std::fs::remove_dir_all(&place).expect("removes");
+    }
+
+    #[test]
+    fn a_file_is_made_where_a_link_to_nothing_points() {
+        let place = std::env::temp_dir().join(format!("pierhead-dangling-{}", std::process::id()));
+        let inside = place.join("root");
+        std::fs::create_dir_all(inside.join("etc")).expect("makes");
+        symlink("../run/systemd/resolv.conf", inside.join("etc/resolv.conf")).expect("links");
+        symlink("/../../../outside", inside.join("etc/hosts")).expect("links");
+        symlink("loop", inside.join("etc/loop")).expect("links");
+        let root = std::fs::File::open(&inside).expect("opens");
+        make_file(root.as_fd(), Path::new("/etc/resolv.conf")).expect("makes");
+        assert!(inside.join("run/systemd/resolv.conf").is_file());
+        make_file(root.as_fd(), Path::new("/etc/hosts")).expect("makes");
+        assert!(inside.join("outside").is_file() && !place.join("outside").exists());
+        make_file(root.as_fd(), Path::new("/etc/loop")).expect_err("a loop");
         std::fs::remove_dir_all(&place).expect("removes");
     }
 }
