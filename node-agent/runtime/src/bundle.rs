@@ -142,7 +142,12 @@ impl Bundle {
     /// Refuses what is not carried out here: a setting that is silently dropped may be one that someone relies on.
     fn check_supported(&self) -> Result<()> {
         let linux = self.spec.linux().as_ref();
+        let process = self.spec.process().as_ref();
         let is_set = [
+            (
+                "process.execCPUAffinity",
+                process.is_some_and(|p| p.exec_cpu_affinity().is_some()),
+            ),
             ("linux.intelRdt", linux.is_some_and(|l| l.intel_rdt().is_some())),
             (
                 "linux.memoryPolicy",
