@@ -394,7 +394,7 @@ fn a_console_is_bound_on_nothing_of_the_host() {
 fn a_container_has_a_keyring_of_its_own() {
     // In a user namespace, where the kernel lists the keys of its users only, and those of the host's by number.
     let mut bundle = Bundle::new("cat /proc/keys");
-    bundle.map_users();
+    bundle.map_users_to(300_000);
     bundle.config["linux"]["maskedPaths"] = json!([]);
     let output = bundle.output();
     let owned = |line: &&str| line.contains("_ses") && line.split_whitespace().nth(5) == Some("0");

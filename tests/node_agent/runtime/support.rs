@@ -276,14 +276,19 @@ impl Bundle {
 
     /// Gives the container a user namespace in which root is 100000 of the host, and lets that user reach the root.
     pub fn map_users(&mut self) {
+        self.map_users_to(100_000);
+    }
+
+    /// The same with another root: what the kernel accounts by user is the container's alone then.
+    pub fn map_users_to(&mut self, root: u32) {
         let namespaces = self.config["linux"]["namespaces"]
             .as_array_mut()
             .expect("is a list");
         namespaces.push(json!({"type": "user"}));
-        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        let map = json!([{"containerID": 0, "hostID": root, "size": 65_536}]);
         self.config["linux"]["uidMappings"] = map.clone();
         self.config["linux"]["gidMappings"] = map;
-        chown(self.rootfs(), Some(100_000), Some(100_000)).expect("sets");
+        chown(self.rootfs(), Some(root), Some(root)).expect("sets");
         // As an engine would, so that the directories above can be passed.
         for directory in [self.place.path().to_owned(), self.directory()] {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("sets");
