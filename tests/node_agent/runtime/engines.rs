@@ -68,11 +68,16 @@ trait Engine {
         let line: Vec<String> = words
             .map(|word| format!("'{}'", word.to_str().expect("is UTF-8")))
             .collect();
-        let output = Command::new("script")
+        let mut script = Command::new("script")
             .args(["-qec", &line.join(" "), "/dev/null"])
-            .stdin(Stdio::null())
-            .output()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("starts script(1)");
+        // Open until the end: script types an end-of-file character, which shows, when its own input ends.
+        let _input = script.stdin.take();
+        let output = script.wait_with_output().expect("waits for script(1)");
         (
             output.status.code(),
             String::from_utf8_lossy(&output.stdout).replace('\r', ""),
